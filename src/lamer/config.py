@@ -1,0 +1,428 @@
+"""Typed settings: YAML in, every problem at once, resolved YAML out.
+
+A configuration is a preset (`default`, `paper`, `demo`), overlaid by the file, overlaid by `--set key=value`.
+Unknown keys are refused with the nearest right name. The description of a key is its comment in `lamer init`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from lamer.errors import ConfigError, nearest
+
+TierName = Literal["easy", "normal", "hard", "unfair"]
+TIER_NAMES: tuple[TierName, ...] = get_args(TierName)
+PresetName = Literal["default", "paper", "demo"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelSettings(Settings):
+    """The model under diagnosis."""
+
+    name: str = Field("Qwen/Qwen2-7B-Instruct", description="Hub id or local folder of a causal language model")
+    revision: str | None = Field(None, description="Hub revision (branch, tag or commit)")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="weights in memory; auto: the checkpoint's on a GPU, float32 on a CPU"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:0, ...")
+    attention: Literal["sdpa", "eager"] = Field("sdpa", description="attention implementation")
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the model; only if you trust it"
+    )
+
+
+class PromptSettings(Settings):
+    """How a query becomes text; the same for diagnosis, training and evaluation."""
+
+    fact: str = Field("Fact: {fact}\n", description="put before the question when a fact is given")
+    question: str = Field("Question: {question}", description="the question line")
+    options: str = Field("\nOptions: {options}", description="the options line")
+    option: str = Field("({letter}) {option}", description="one option; options are joined by a space")
+    completion: str = Field(
+        "{explanation} The answer is ({letter}) {option}",
+        description="what a training example teaches to reply; {explanation}, {letter}, {option}",
+    )
+    plain: str = Field(
+        "{prompt}\nAnswer:", description="used instead of a chat template when the tokenizer has none"
+    )
+    chat_template: Literal["auto", "plain"] = Field(
+        "auto", description="auto: the tokenizer's; plain: never use it"
+    )
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> PromptSettings:
+        wanted = {
+            "fact": {"fact"}, "question": {"question"}, "options": {"options"}, "option": {"letter", "option"},
+            "completion": {"explanation", "letter", "option"}, "plain": {"prompt"},
+        }  # fmt: skip
+        for name, allowed in wanted.items():
+            unknown = placeholders(getattr(self, name)) - allowed
+            if unknown:
+                known = ", ".join(f"{{{key}}}" for key in sorted(allowed))
+                raise ValueError(f"prompt.{name} has unknown placeholder {{{min(unknown)}}}; known: {known}")
+        return self
+
+
+class QuerySettings(Settings):
+    """Unlabelled user queries."""
+
+    path: list[str] = Field(
+        default_factory=list, description="files (JSONL, CSV, Parquet; .gz) or hf://data-set[:split]"
+    )
+    format: Literal["auto", "generic", "ecare", "gsm8k", "chat"] = Field(
+        "auto", description="form of the rows; auto looks at the columns"
+    )
+    limit: int | None = Field(None, ge=1, description="take only the first N queries")
+    skip_bad: int = Field(0, ge=0, description="bad rows that may be left out, each named; more is an error")
+
+
+class FactSettings(Settings):
+    """The corpus that facts are retrieved from."""
+
+    path: list[str] = Field(default_factory=list, description="files (TSV, JSONL, CSV, Parquet, text; .gz)")
+    min_score: float = Field(0.7, ge=0, description="drop facts whose score is lower; facts without a score stay")
+    skip_bad: int = Field(0, ge=0, description="bad rows that may be left out, each named; more is an error")
+
+
+class RetrieveSettings(Settings):
+    """Which facts belong to which query."""
+
+    method: Literal["dense", "bm25", "hybrid", "teacher"] = Field(
+        "dense",
+        description="dense: encoder and exact search; bm25: lexical; hybrid: reciprocal rank fusion of both; "
+        "teacher: the teacher writes facts (for math queries, prompt C.1)",
+    )
+    top_k: int = Field(4, ge=1, description="facts a query")
+    encoder: str = Field("BAAI/bge-large-en-v1.5", description="sentence encoder: Hub id or local folder")
+    query_instruction: str = Field(
+        "Represent this sentence for searching relevant passages: ",
+        description="put before queries (not facts) for dense retrieval; empty for encoders that want none",
+    )
+    batch_size: int = Field(64, ge=1, description="texts encoded at once")
+
+
+class DiagnoseSettings(Settings):
+    """Relative entropy of the answers before and after a fact."""
+
+    target: Literal["auto", "letter", "text"] = Field(
+        "auto",
+        description="what is scored; auto: letter for queries with options, text for sampled responses",
+    )
+    normalization: Literal["mean", "sum"] = Field(
+        "mean", description="score of a text candidate: mean or sum of its token log-probabilities"
+    )
+    permutations: Literal["none", "cyclic", "all"] = Field(
+        "none", description="letter target: average over option orders to cancel label bias"
+    )
+    show_options: bool = Field(True, description="list the options in the prompt (always, for the letter target)")
+    tau: float = Field(0.1, gt=0, description="relative entropy in nats at or above which a pair is a deficiency")
+    num_candidates: int = Field(2, ge=2, description="responses sampled for a query without options")
+    max_candidate_tokens: int = Field(64, ge=1, description="length limit of a sampled response")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature of the responses")
+    max_batch_tokens: int = Field(16384, ge=1, description="tokens scored at once, padding included")
+    shard_size: int = Field(256, ge=1, description="queries a shard: the unit of resume")
+
+
+class SelectSettings(Settings):
+    """Which deficiencies are worth examples, and how many."""
+
+    per_tier: int | None = Field(375, ge=1, description="deficiencies taken from each tier at most; null: all")
+    quota: dict[TierName, int] = Field(
+        default={"easy": 1, "normal": 2, "hard": 3, "unfair": 4},
+        description="examples for each deficiency of a tier",
+    )
+    max_per_query: int | None = Field(1, ge=1, description="deficiencies of one query at most; null: no cap")
+    max_per_fact: int | None = Field(3, ge=1, description="deficiencies of one fact at most; null: no cap")
+    replay: float = Field(
+        0.5, ge=0, lt=1,
+        description="share of all examples written for pairs below the threshold, against forgetting; 0: none",
+    )  # fmt: skip
+
+
+class TeacherSettings(Settings):
+    """The model that writes examples, behind an OpenAI-compatible server."""
+
+    model: str = Field("gpt-3.5-turbo-0125", description="model name on the server")
+    base_url: str | None = Field(None, description="server address; null: OpenAI's")
+    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key; never stored")
+    temperature: float = Field(1.0, ge=0, description="sampling temperature")
+    max_tokens: int = Field(2048, ge=1, description="length limit of a reply")
+    timeout_s: float = Field(120.0, gt=0, description="seconds to wait for a reply")
+    concurrency: int = Field(16, ge=1, description="requests in flight")
+    max_retries: int = Field(6, ge=0, description="tries after a failed request")
+
+
+class SynthesizeSettings(Settings):
+    """Training examples by severity."""
+
+    teacher: TeacherSettings = TeacherSettings()
+    prompt: Literal["reasoning", "math"] = Field(
+        "reasoning", description="prompt C.2 of the paper, reasoning or math"
+    )
+    num_options: int = Field(3, ge=2, le=10, description="options of an example")
+    max_tries: int = Field(4, ge=1, description="requests for one deficiency until its quota is met")
+    similarity: float = Field(
+        0.8, gt=0, le=1, description="Jaccard similarity of word sets at which a question is a duplicate"
+    )
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (PEFT)."""
+
+    rank: int = Field(128, ge=1, description="rank r")
+    alpha: float = Field(
+        8.0, gt=0, description="alpha; the update is scaled by alpha / r (rslora: alpha / sqrt r)"
+    )
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the adapter's input")
+    target_modules: str | list[str] = Field("all-linear", description="modules that get an adapter")
+    rslora: bool = Field(False, description="rank-stabilised scaling")
+
+
+class TrainSettings(Settings):
+    """Fine-tuning with LoRA."""
+
+    lora: LoraSettings = LoraSettings()
+    order: Literal["ascending", "descending", "shuffled", "interleaved"] = Field(
+        "shuffled",
+        description="ascending: by severity, as in the paper; interleaved: ascending with the examples of one "
+        "deficiency spread out; the default follows docs/results.md",
+    )
+    scope: Literal["epoch", "tier"] = Field(
+        "epoch",
+        description="epoch: every epoch replays the order; tier: all epochs of a tier before the next",
+    )
+    epochs: int = Field(3, ge=1, description="passes over the examples")
+    batch_size: int = Field(32, ge=1, description="examples an optimizer step")
+    micro_batch_size: int = Field(8, ge=1, description="examples in memory at once; accumulated to batch_size")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of Adam")
+    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = Field(
+        "linear", description="learning-rate schedule"
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of steps with rising learning rate")
+    max_length: int = Field(
+        1024, ge=8, description="tokens an example may have; a longer one is left out and listed"
+    )
+    save_steps: int = Field(50, ge=1, description="optimizer steps between checkpoints to resume from")
+
+
+class EvaluateSettings(Settings):
+    """Before and after, on labelled files."""
+
+    path: list[str] = Field(default_factory=list, description="JSONL files with question, options, answer")
+    limit: int | None = Field(None, ge=1, description="take only the first N samples of each file")
+    max_new_tokens: int = Field(128, ge=1, description="length limit of a free-form reply")
+    max_batch_tokens: int = Field(16384, ge=1, description="prompt and reply tokens at once")
+    shard_size: int = Field(256, ge=1, description="samples a shard: the unit of resume")
+    bootstrap: int = Field(2000, ge=100, description="resamples of the paired bootstrap")
+
+
+class Config(Settings):
+    """All settings of a run."""
+
+    preset: PresetName = Field("default", description="default, paper (the literal reading) or demo")
+    seed: int = Field(0, ge=0, description="of everything random")
+    model: ModelSettings = ModelSettings()
+    prompt: PromptSettings = PromptSettings()
+    queries: QuerySettings = QuerySettings()
+    facts: FactSettings = FactSettings()
+    retrieve: RetrieveSettings = RetrieveSettings()
+    diagnose: DiagnoseSettings = DiagnoseSettings()
+    select: SelectSettings = SelectSettings()
+    synthesize: SynthesizeSettings = SynthesizeSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+PRESETS: dict[PresetName, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "select": {"max_per_query": None, "max_per_fact": None, "replay": 0.0},
+        "train": {"order": "ascending"},
+    },
+    "demo": {},
+}
+
+
+def placeholders(template: str) -> set[str]:
+    """Names of the `{placeholders}` of a format string.
+
+    Raises:
+        ValueError: If the braces do not match.
+    """
+    from string import Formatter
+
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+
+
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`top` over `base`, key by key through nested mappings."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """`a.b=value` as nested mappings; the value is read as YAML.
+
+    Raises:
+        ConfigError: If there is no `=` or the value is not YAML.
+    """
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: expected key=value, for example --set train.lora.rank=16")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: {raw!r} is not a YAML value") from error
+    if isinstance(value, str):
+        value = _number(value)
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def _number(text: str) -> float | str:
+    """YAML 1.1 reads `1e-3` as text; people mean the number."""
+    try:
+        return float(text) if any(digit in text for digit in "0123456789") else text
+    except ValueError:
+        return text
+
+
+def load_config(
+    source: Path | Mapping[str, Any] | None = None,
+    assignments: Iterable[str] = (),
+    *,
+    preset: PresetName | None = None,
+) -> Config:
+    """The resolved configuration.
+
+    Args:
+        source: A YAML file, a mapping, or nothing.
+        assignments: `key=value` texts that win over the file.
+        preset: Wins over the file's own `preset`.
+
+    Raises:
+        ConfigError: With every problem, one a line.
+    """
+    given = _read_yaml(source) if isinstance(source, Path) else dict(source or {})
+    for text in assignments:
+        given = overlay(given, parse_assignment(text))
+    name = preset or given.get("preset", "default")
+    if name not in PRESETS:
+        raise ConfigError(
+            f"preset: unknown preset {name!r}{nearest(str(name), list(PRESETS))}; known: {', '.join(PRESETS)}"
+        )
+    where = f"{source}: " if isinstance(source, Path) else ""
+    try:
+        return Config.model_validate(overlay(overlay(PRESETS[name], given), {"preset": name}))
+    except ValidationError as error:
+        raise ConfigError("\n".join(where + _problem(item) for item in error.errors())) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; `lamer init > {path}` writes one") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: is a folder, expected a YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: expected keys and values, found a {type(loaded).__name__}")
+    return loaded
+
+
+def _problem(item: ErrorDetails) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        if set(known) == set(TIER_NAMES):
+            return f"{key}: unknown tier{nearest(location[-1], known)}; known: {', '.join(known)}"
+        return f"{key}: unknown key{nearest(location[-1], known)}"
+    if location[-1:] == ["[key]"]:
+        tier, where = str(item["input"]), ".".join(location[:-1])
+        return f"{where}: unknown tier{nearest(tier, TIER_NAMES)}; known: {', '.join(TIER_NAMES)}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return message
+    given = item["input"]
+    return f"{key}: {message[0].lower()}{message[1:]}, got {given!r}"
+
+
+def _known_keys(location: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """`{"train.lora.rank": 128, ...}`: every leaf value under its dotted name."""
+    leaves: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        key = f"{prefix}{name}"
+        leaves.update(flatten(value, f"{key}.") if isinstance(value, BaseModel) else {key: value})
+    return leaves
+
+
+def to_yaml(config: BaseModel, *, comments: bool = False, indent: int = 0) -> str:
+    """The settings as YAML; with `comments`, each key is explained by its description."""
+    lines: list[str] = []
+    pad = "  " * indent
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            summary = (type(value).__doc__ or "").strip().splitlines()[0]
+            if comments:
+                lines += ["", f"{pad}# {summary}"] if indent == 0 else [f"{pad}# {summary}"]
+            lines += [f"{pad}{name}:", to_yaml(value, comments=comments, indent=indent + 1).rstrip("\n")]
+            continue
+        if comments and field.description:
+            lines.append(f"{pad}# {field.description}{_choices(field.annotation)}")
+        lines.append(f"{pad}{name}: {_yaml_value(value)}")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _choices(annotation: Any) -> str:
+    options = get_args(annotation)
+    return f" ({' | '.join(options)})" if options and all(isinstance(option, str) for option in options) else ""
+
+
+def _yaml_value(value: Any) -> str:
+    """One line of YAML; texts with line breaks or odd ends as double-quoted (JSON) strings."""
+    if isinstance(value, str) and (value != value.strip() or not value.isprintable()):
+        return json.dumps(value, ensure_ascii=False)
+    plain = dict(value) if isinstance(value, Mapping) else value
+    return (
+        yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=True)
+        .removesuffix("\n...\n")
+        .rstrip("\n")
+    )

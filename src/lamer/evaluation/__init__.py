@@ -1,0 +1,1 @@
+"""Free-form and log-likelihood evaluation, with paired statistics."""

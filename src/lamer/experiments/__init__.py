@@ -1,0 +1,1 @@
+"""Methods compared on one footing, composed from the stages."""

@@ -1,0 +1,1 @@
+"""Corpus, encoders and retrieval: which facts belong to which query."""

@@ -1,0 +1,1 @@
+"""Exact log-likelihoods of continuations under a causal language model."""

@@ -1,0 +1,1 @@
+"""Training examples written by a teacher, in proportion to severity."""
