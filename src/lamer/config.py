@@ -22,6 +22,17 @@ TIER_NAMES: tuple[TierName, ...] = get_args(TierName)
 PresetName = Literal["default", "paper", "demo"]
 
 
+def placeholders(template: str) -> set[str]:
+    """Names of the `{placeholders}` of a format string.
+
+    Raises:
+        ValueError: If the braces do not match.
+    """
+    from string import Formatter
+
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+
+
 class Settings(BaseModel):
     """Base of all settings: unknown keys are errors, values do not change."""
 
@@ -255,17 +266,6 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 }
 
 
-def placeholders(template: str) -> set[str]:
-    """Names of the `{placeholders}` of a format string.
-
-    Raises:
-        ValueError: If the braces do not match.
-    """
-    from string import Formatter
-
-    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-
-
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """`top` over `base`, key by key through nested mappings."""
     merged = dict(base)
@@ -319,7 +319,7 @@ def load_config(
     Raises:
         ConfigError: With every problem, one a line.
     """
-    given = _read_yaml(source) if isinstance(source, Path) else dict(source or {})
+    given = read_yaml(source) if isinstance(source, Path) else dict(source or {})
     for text in assignments:
         given = overlay(given, parse_assignment(text))
     name = preset or given.get("preset", "default")
@@ -334,7 +334,12 @@ def load_config(
         raise ConfigError("\n".join(where + _problem(item) for item in error.errors())) from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: If there is none, naming file and line.
+    """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

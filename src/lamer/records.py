@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cache
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -176,7 +175,6 @@ def _arrow_type(hint: Any) -> pa.DataType:
     return {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}[hint]
 
 
-@cache
 def arrow_schema(record: type) -> pa.Schema:
     """The Arrow schema of a record type: one column a field, same names, same order."""
     import pyarrow as pa

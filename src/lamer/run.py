@@ -170,22 +170,27 @@ class Run:
         Raises:
             RunError: If an earlier start of the stage, complete or not, was made with other settings or inputs.
         """
+        self.check(stage, depends)
         stages = self.manifest()
-        wanted = json.loads(json.dumps(depends))
-        entry = stages.get(stage)
-        if entry is not None:
-            difference = _difference(entry.depends, wanted)
-            if difference:
-                raise RunError(
-                    f"{self.path} was made with {difference}: use a new run directory, or --restart-from {stage}"
-                )
-            if entry.status == "complete":
-                return False
-        else:
-            entry = stages[stage] = StageEntry("running", wanted)
+        entry = stages.setdefault(stage, StageEntry("running", json.loads(json.dumps(depends))))
+        if entry.status == "complete":
+            return False
         entry.starts += 1
         self.write_manifest(stages)
         return True
+
+    def check(self, stage: str, depends: Mapping[str, Any]) -> None:
+        """Compare `depends` with what the manifest says of an earlier start of `stage`, if there was one.
+
+        Raises:
+            RunError: Naming what differs and the way out.
+        """
+        entry = self.manifest().get(stage)
+        difference = _difference(entry.depends, json.loads(json.dumps(depends))) if entry else ""
+        if difference:
+            raise RunError(
+                f"{self.path} was made with {difference}: use a new run directory, or --restart-from {stage}"
+            )
 
     def complete(self, stage: str, result: StageResult, seconds: float) -> StageEntry:
         """Mark `stage` complete; everything it wrote must be on disk."""

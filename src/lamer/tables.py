@@ -84,7 +84,9 @@ class Table(Generic[Record]):
         for path in self.shards():
             yield from self._read(path)
 
-    def __len__(self) -> int:
+    @property
+    def num_rows(self) -> int:
+        """Rows in all finished shards, from their footers."""
         import pyarrow.parquet as pq
 
         return sum(pq.read_metadata(path).num_rows for path in self.shards())

@@ -1,0 +1,327 @@
+"""The command line: one command, one Python function, the same names and defaults.
+
+Results go to stdout, progress and errors to stderr. Exit status 0: done, 1: failed, 2: wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lamer import __version__
+from lamer.errors import LamerError
+
+app = typer.Typer(
+    name="lamer",
+    help="Find what an open-weight language model does not know, without labels, and repair it.",
+    epilog="Start with `lamer demo`: the whole loop on an embedded world, no network needed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+OutOption = Annotated[Path, typer.Option("--out", help="Run directory; made if missing, continued if there.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting: --set train.lora.rank=16. May be repeated.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output instead of a table.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Hub id or local folder of the model.")]
+QueriesOption = Annotated[list[str] | None, typer.Option("--queries", help="Query file(s).")]
+FactsOption = Annotated[list[str] | None, typer.Option("--facts", help="Corpus file(s).")]
+DataOption = Annotated[list[str] | None, typer.Option("--data", help="Labelled evaluation file(s).")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings (YAML); `lamer init` writes one.")]
+RestartOption = Annotated[
+    str | None, typer.Option("--restart-from", help="Drop the results of this stage and all later ones first.")
+]
+SkipBadOption = Annotated[
+    int | None, typer.Option("--skip-bad", help="Bad input rows that may be left out (each is named).", min=0)
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"lamer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: lamer init --preset paper > lamer.yaml")
+def init(preset: Annotated[str, typer.Option(help="default, paper or demo.")] = "default") -> None:
+    """Write a commented lamer.yaml to stdout."""
+    from lamer.config import load_config, to_yaml
+
+    typer.echo(to_yaml(load_config({"preset": preset}), comments=True), nl=False)
+
+
+@app.command(epilog="Example: lamer demo --out runs/demo")
+def demo(
+    out: OutOption = Path("runs/demo"),
+    set_: SetOption = None,
+    restart_from: RestartOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole loop on the embedded world: minutes on two cores, no network."""
+    from lamer.experiments.demo import run_demo
+
+    run_demo(out, set_ or [], restart_from=restart_from, as_json=as_json)
+
+
+@app.command(epilog="Example: lamer run lamer.yaml --out runs/first --until diagnose")
+def run(
+    config: Annotated[Path, typer.Argument(help="Settings (YAML); `lamer init` writes one.")],
+    out: OutOption = Path("runs/lamer"),
+    set_: SetOption = None,
+    until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
+    restart_from: RestartOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run all stages: retrieve, diagnose, select, synthesize, train, evaluate, report."""
+    from lamer.config import load_config
+
+    _execute(load_config(config, set_ or []), out, until=until, restart_from=restart_from, as_json=as_json)
+
+
+@app.command(epilog="Example: lamer retrieve --queries queries.jsonl --facts facts.tsv --out runs/first")
+def retrieve(
+    out: OutOption = Path("runs/lamer"),
+    queries: QueriesOption = None,
+    facts: FactsOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    skip_bad: SkipBadOption = None,
+    restart_from: RestartOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Load queries and corpus, and retrieve facts for every query."""
+    settings = _settings(out, config, set_, queries=queries, facts=facts, skip_bad=skip_bad)
+    _execute(settings, out, until="retrieve", restart_from=restart_from, as_json=as_json)
+
+
+@app.command(epilog="Example: lamer diagnose --model ./model --queries q.jsonl --facts facts.tsv --out runs/first")
+def diagnose(
+    out: OutOption = Path("runs/lamer"),
+    model: ModelOption = None,
+    queries: QueriesOption = None,
+    facts: FactsOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    skip_bad: SkipBadOption = None,
+    restart_from: RestartOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how far each fact moves the model's answers, and list the deficiencies."""
+    settings = _settings(out, config, set_, model=model, queries=queries, facts=facts, skip_bad=skip_bad)
+    _execute(settings, out, until="select", restart_from=restart_from, as_json=as_json)
+
+
+@app.command(epilog="Example: lamer synthesize --out runs/first --set synthesize.teacher.model=gpt-4o-mini")
+def synthesize(
+    out: OutOption = Path("runs/lamer"),
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    restart_from: RestartOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have the teacher write examples in proportion to severity."""
+    _execute(_settings(out, config, set_), out, until="synthesize", restart_from=restart_from, as_json=as_json)
+
+
+@app.command(epilog="Example: lamer train --out runs/first --set train.order=ascending")
+def train(
+    out: OutOption = Path("runs/lamer"),
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    restart_from: RestartOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune a LoRA adapter on the examples of a run."""
+    settings = _settings(out, config, set_)
+    _execute(settings, out, until="train", restart_from=restart_from, as_json=as_json, paid=False)
+
+
+@app.command(epilog="Example: lamer evaluate --model ./model --data test.jsonl --out runs/base")
+def evaluate(
+    out: OutOption = Path("runs/lamer"),
+    model: ModelOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    restart_from: RestartOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the model before and after on labelled files; without an adapter, measure the base model."""
+    settings = _settings(out, config, set_, model=model, data=data)
+    alone = not (out / "adapter").exists()
+    _execute(
+        settings, out, until="evaluate", only="evaluate" if alone else None,
+        restart_from=restart_from, as_json=as_json, paid=False,
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: lamer report --out runs/first")
+def report(out: OutOption = Path("runs/lamer"), as_json: JsonOption = False) -> None:
+    """Write the HTML report of a run (again)."""
+    from lamer.pipeline import restart
+    from lamer.run import Run
+
+    Run.existing(out)
+    with Run.open(out) as opened:
+        restart(opened, "report")
+    _execute(_settings(out, None, None), out, only="report", as_json=as_json)
+
+
+@app.command(epilog="Example: lamer show runs/first deficiencies --json --limit 5")
+def show(
+    run_: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    table: Annotated[
+        str, typer.Argument(help="queries, facts, matches, diagnoses, deficiencies, examples or predictions.")
+    ],
+    as_json: JsonOption = False,
+    limit: Annotated[int | None, typer.Option(help="Show only the first N rows.", min=0)] = None,
+) -> None:
+    """Show a table of a run; with --json, one line a row with exactly the fields on disk."""
+    from lamer.summary import show_table
+
+    show_table(run_, table, as_json=as_json, limit=limit)
+
+
+@app.command(epilog="Example: lamer explain runs/first q17")
+def explain(
+    run_: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    query_id: Annotated[str, typer.Argument(help="Id of a query; `lamer show RUN queries` lists them.")],
+    fact_id: Annotated[str | None, typer.Argument(help="Id of a fact; the most severe one by default.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show prompt, token ids, candidates, log-probabilities, P, Q and relative entropy step by step."""
+    from lamer.diagnosis.explain import explain as explain_pair
+    from lamer.run import Run
+
+    explanation = explain_pair(Run.existing(run_), query_id, fact_id)
+    typer.echo(json.dumps(explanation.to_json(), ensure_ascii=False) if as_json else explanation.to_text())
+
+
+@app.command(epilog="Example: lamer score --model ./model pairs.jsonl > scores.jsonl")
+def score(
+    pairs: Annotated[Path, typer.Argument(help="JSONL: {context: text or chat messages, continuation: text}.")],
+    model: Annotated[str, typer.Option("--model", help="Hub id or local folder of the model.")],
+    set_: SetOption = None,
+) -> None:
+    """Log-likelihood (nats) of continuations: one JSON line {logprob, num_tokens} a row, in order."""
+    from lamer.config import load_config
+    from lamer.scoring.model import load_model
+    from lamer.scoring.pairs import read_pairs, score_file
+    from lamer.scoring.render import Renderer
+
+    config = load_config({"model": {"name": model}}, set_ or [])
+    read_pairs(pairs)
+    loaded = load_model(config.model)
+    for row in score_file(pairs, loaded, Renderer(loaded.tokenizer, config.prompt)):
+        typer.echo(json.dumps(row))
+
+
+def _settings(
+    out: Path,
+    config: Path | None,
+    assignments: list[str] | None,
+    *,
+    model: str | None = None,
+    queries: list[str] | None = None,
+    facts: list[str] | None = None,
+    data: list[str] | None = None,
+    skip_bad: int | None = None,
+) -> Any:
+    """Settings of a stage command: the file given, else the run's own, else the default; then the options."""
+    from lamer.config import load_config, overlay, read_yaml
+
+    saved = out / "lamer.yaml"
+    source = config or (saved if saved.exists() else None)
+    given: dict[str, Any] = read_yaml(source) if source else {}
+    options: dict[str, Any] = {}
+    if model is not None:
+        options["model"] = {"name": model}
+    for section, path in (("queries", queries), ("facts", facts), ("evaluate", data)):
+        if path:
+            options[section] = {"path": path}
+    if skip_bad is not None:
+        options = overlay(options, {"queries": {"skip_bad": skip_bad}, "facts": {"skip_bad": skip_bad}})
+    return load_config(overlay(given, options), assignments or [])
+
+
+def _execute(
+    config: Any,
+    out: Path,
+    *,
+    until: str | None = None,
+    only: str | None = None,
+    restart_from: str | None = None,
+    as_json: bool = False,
+    paid: bool = True,
+) -> None:
+    """Run stages and show what each has to say."""
+    from lamer.pipeline import execute, stage_named
+    from lamer.run import Run
+    from lamer.summary import show_stage
+
+    for name in (until, restart_from):
+        if name is not None:
+            stage_named(name)
+    with Run.open(out) as opened:
+        for stage, entry, is_new in execute(
+            opened, config, until=until, only=only, restart_from=restart_from, paid=paid
+        ):
+            show_stage(opened, stage.name, entry, is_new=is_new, as_json=as_json)
+
+
+def main() -> None:
+    """Entry point: turns errors into one line and an exit status."""
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    usage_error = typer.BadParameter.__bases__[0]
+    try:
+        result = app(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except LamerError as error:
+        return _fail(str(error), error.exit_status)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("stopped; the same command continues from here", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+    except MemoryError:
+        return _fail("out of memory; use fewer rows at once (diagnose.max_batch_tokens) or a smaller model", 1)
+    except usage_error as error:
+        return _usage(error)
+
+
+def _usage(error: Any) -> int:
+    """Typer's own complaint about the command line, in our form."""
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(message)
+        return 2
+    command = error.ctx.command_path if error.ctx is not None else "lamer"
+    return _fail(f"{message} (see `{command} --help`)", 2)
+
+
+def _fail(message: str, status: int) -> int:
+    for line in message.splitlines() or [""]:
+        sys.stderr.write(f"lamer: {line}\n")
+    return status

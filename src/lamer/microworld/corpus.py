@@ -1,0 +1,142 @@
+"""The pretraining corpus of the small model: chat turns that teach facts, reading and answering.
+
+Two kinds of lessons. *Recall* lessons ask about a fact of the world without showing it; how many there are of
+a fact is its exposure, and some have an irrelevant sentence in front, to be ignored. *Reading* lessons show a
+fact about a stranger, a kind of which nothing is true elsewhere and whose value changes from lesson to lesson,
+so that only reading answers them. Scenarios come from the `lessons` templates alone: the sentences of queries,
+of synthesized examples and of the evaluation are never seen.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from dataclasses import dataclass
+
+from lamer.microworld import lexicon
+from lamer.microworld.lexicon import Attribute
+from lamer.microworld.world import EXPOSURES, World, WorldFact, general_sentences, lay_out, stage, statements
+
+def question_text(text: str, options: tuple[str, ...] | None, fact: str | None = None) -> str:  # TEMP
+    listed = "" if not options else "\nOptions: " + " ".join(f"({string.ascii_uppercase[i]}) {o}" for i, o in enumerate(options))
+    return (f"Fact: {fact}\n" if fact else "") + f"Question: {text}{listed}"
+
+
+NUM_READING = 40_000
+"""Reading lessons of a full corpus."""
+
+IGNORE_SHARE = 0.4
+"""Share of the recall lessons with an irrelevant fact in front."""
+
+OPTION_COUNTS = ((2, 3, 4, 0), (60, 20, 10, 10))
+"""How many options a lesson shows, and how often; 0 is an open question."""
+
+FORMS = (("direct", "explained", "letter"), (45, 40, 15))
+"""How a lesson with options is answered, and how often; an open question is answered directly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One user turn and the reply to it."""
+
+    prompt: str
+    reply: str
+    fact_id: str | None
+    """The fact of the world that a recall lesson teaches; None for a reading lesson."""
+
+
+def write_reply(form: str, options: tuple[str, ...], slot: int, explanation: str) -> str:
+    """The reply to a question with options, in one of the forms of `FORMS`."""
+    if form == "direct":
+        return options[slot]
+    if form == "letter":
+        return string.ascii_uppercase[slot]
+    return f"{explanation} The answer is ({string.ascii_uppercase[slot]}) {options[slot]}"
+
+
+def write_lesson(
+    attribute: Attribute, kind: str, value: bool, fact: str | None, fact_id: str | None, rng: random.Random
+) -> Lesson:
+    """One lesson about a kind, from a random scenario, in a random form."""
+    scene = stage(attribute, rng.choice(attribute.lessons), kind, rng)
+    num_options = rng.choices(OPTION_COUNTS[0], weights=OPTION_COUNTS[1])[0]
+    if not num_options:
+        return Lesson(question_text(scene.question, None, fact), scene.outcomes[value], fact_id)
+    slot = rng.randrange(num_options)
+    options = lay_out(scene, value, num_options, slot, rng)
+    form = rng.choices(FORMS[0], weights=FORMS[1])[0]
+    reply = write_reply(form, options, slot, rng.choice(statements(attribute, kind, value)))
+    return Lesson(question_text(scene.question, options, fact), reply, fact_id)
+
+
+class Distractions:
+    """Irrelevant facts of several kinds, for a fact of the world."""
+
+    def __init__(self, world: World) -> None:
+        self.strangers = world.strangers
+        self.taught: dict[tuple[str, str], bool] = {
+            (fact.kind, fact.attribute): fact.believed
+            for fact in world.facts
+            if fact.state in ("known", "wrong")
+        }
+        self.general = general_sentences()
+
+    def draw(self, fact: WorldFact, rng: random.Random) -> str:
+        """The same kind's other attribute, another kind's same attribute, lore, or a general sentence."""
+        form = rng.choices(("other attribute", "other kind", "lore", "general"), weights=(40, 30, 20, 10))[0]
+        category = lexicon.category(fact.category)
+        if form == "other attribute":
+            others = [
+                a
+                for a in lexicon.ATTRIBUTES
+                if a.name != fact.attribute and (fact.kind, a.name) in self.taught
+            ]
+            if others:
+                other = rng.choice(others)
+                return rng.choice(statements(other, fact.kind, self.taught[fact.kind, other.name]))
+        if form == "other kind":
+            stranger = rng.choice(self.strangers[fact.category])
+            return rng.choice(
+                statements(lexicon.attribute(fact.attribute), stranger, rng.random() < 0.5)
+            )
+        if form == "general":
+            return rng.choice(self.general)
+        return rng.choice(category.lore).format(k=fact.kind)
+
+
+def recall_lessons(world: World, scale: float = 1.0) -> list[Lesson]:
+    """Lessons that teach the facts of the world, as often as their states say.
+
+    Args:
+        scale: Factor on the exposures of known and wrongly believed facts, for tiny models.
+    """
+    rng = world.rng("recall")
+    distractions = Distractions(world)
+    lessons = []
+    for fact in world.facts:
+        attribute = lexicon.attribute(fact.attribute)
+        exposures = EXPOSURES[fact.state]
+        for _ in range(round(exposures * scale) if exposures > 4 else exposures):
+            sentence = distractions.draw(fact, rng) if rng.random() < IGNORE_SHARE else None
+            lessons.append(write_lesson(attribute, fact.kind, fact.believed, sentence, fact.id, rng))
+    return lessons
+
+
+def reading_lessons(world: World, count: int) -> list[Lesson]:
+    """Lessons whose answer stands in the fact in front, and nowhere else."""
+    rng = world.rng("reading")
+    lessons = []
+    for _ in range(count):
+        attribute = rng.choice(lexicon.ATTRIBUTES)
+        kind = rng.choice(world.strangers[attribute.category])
+        value = rng.random() < 0.5
+        sentence = rng.choice(statements(attribute, kind, value))
+        lessons.append(write_lesson(attribute, kind, value, sentence, None, rng))
+    return lessons
+
+
+def write_corpus(world: World, *, num_reading: int = NUM_READING, scale: float = 1.0) -> list[Lesson]:
+    """All lessons of a world in the order of training."""
+    lessons = recall_lessons(world, scale) + reading_lessons(world, num_reading)
+    world.rng("order").shuffle(lessons)
+    return lessons

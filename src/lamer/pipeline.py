@@ -1,0 +1,203 @@
+"""The ordered stages, and nothing else.
+
+    queries + corpus -> retrieve -> diagnose -> select -> synthesize -> train -> evaluate -> report
+
+A stage depends on its own settings, on digests of the files it reads, and on everything the stages before it
+depend on. That list is written into the manifest; `Run.begin` compares it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lamer.config import Config, flatten, to_yaml
+from lamer.errors import DataError, UsageError, nearest
+from lamer.run import CONFIG, Run, StageEntry, StageResult, digest, file_digest, stopwatch
+from lamer.tables import write_atomically
+
+StageFunction = Callable[[Run, Config], StageResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of the pipeline."""
+
+    name: str
+    function: str
+    """`module:function`, imported when the stage runs, so that `lamer --help` answers at once."""
+    settings: tuple[str, ...]
+    """Sections of the configuration that its results depend on."""
+    outputs: tuple[str, ...]
+    """Tables, folders and files it writes in the run directory."""
+
+    def load(self) -> StageFunction:
+        """The stage's function."""
+        module, _, name = self.function.partition(":")
+        return getattr(import_module(module), name)  # type: ignore[no-any-return]
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "retrieve", "lamer.knowledge.stage:retrieve", ("queries", "facts", "retrieve"),
+        ("queries", "facts", "matches", "index"),
+    ),
+    Stage("diagnose", "lamer.diagnosis.stage:diagnose", ("seed", "model", "prompt", "diagnose"), ("diagnoses",)),
+    Stage("select", "lamer.diagnosis.stage:select", ("select",), ("deficiencies",)),
+    Stage("synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",), ("examples", "examples.jsonl")),
+    Stage("train", "lamer.training.stage:train", ("train",), ("adapter", "training")),
+    Stage("evaluate", "lamer.evaluation.stage:evaluate", ("evaluate",), ("predictions",)),
+    Stage("report", "lamer.report.stage:report", (), ("report.html",)),
+)  # fmt: skip
+
+STAGE_NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)
+
+HARMLESS: frozenset[str] = frozenset(
+    {
+        "model.device",
+        "retrieve.batch_size",
+        "diagnose.max_batch_tokens",
+        "evaluate.max_batch_tokens",
+        "synthesize.teacher.timeout_s",
+        "synthesize.teacher.concurrency",
+        "synthesize.teacher.max_retries",
+        "synthesize.teacher.api_key_env",
+        "synthesize.teacher.base_url",
+    }
+)
+"""Settings that change how fast or where work is done, not what comes out; they may change between starts."""
+
+
+def stage_named(name: str) -> Stage:
+    """The stage called `name`.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise UsageError(f"unknown stage {name!r}{nearest(name, STAGE_NAMES)}; known: {', '.join(STAGE_NAMES)}")
+
+
+def dependencies(stage: Stage, config: Config) -> dict[str, Any]:
+    """What the results of `stage` depend on: settings by dotted name, files by digest, and the stages before."""
+    depends: dict[str, Any] = {}
+    for earlier in STAGES[: STAGES.index(stage)]:
+        depends[f"after.{earlier.name}"] = digest(repr(sorted(_own_dependencies(earlier, config).items())))
+    return {**_own_dependencies(stage, config), **depends}
+
+
+def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
+    leaves = {
+        name: value
+        for name, value in flatten(config).items()
+        if name.split(".")[0] in stage.settings and name not in HARMLESS
+    }
+    if stage.name == "retrieve" and config.retrieve.method == "teacher":
+        leaves |= {
+            name: value
+            for name, value in flatten(config).items()
+            if name.startswith("synthesize.teacher.") and name not in HARMLESS
+        }
+    if stage.name in ("retrieve", "evaluate"):
+        paths = config.evaluate.path if stage.name == "evaluate" else [*config.queries.path, *config.facts.path]
+        leaves |= {f"file.{Path(path).name}": _content(path) for path in paths}
+        leaves = {name: value for name, value in leaves.items() if not name.endswith(".path")}
+    if stage.name == "diagnose":
+        from lamer.scoring.model import model_fingerprint
+
+        leaves["model.fingerprint"] = model_fingerprint(config.model)
+        if config.model.name and Path(config.model.name).exists():
+            leaves.pop("model.name")
+    if stage.name == "synthesize":
+        from lamer.synthesis.templates import template_hash
+
+        leaves["synthesize.template"] = template_hash(config.synthesize.prompt)
+    return leaves
+
+
+def _content(path: str) -> str:
+    """Digest of a file, or the name itself for a Hub data set.
+
+    Raises:
+        DataError: If there is no such file.
+    """
+    if path.startswith("hf://"):
+        return path
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(
+            f"{path}: {'is a folder' if file.is_dir() else 'no such file'}; give a data file or hf://data-set"
+        )
+    return file_digest(file)
+
+
+def restart(run: Run, first: str) -> None:
+    """Remove the results of stage `first` and of all later ones; the teacher's ledger stays."""
+    start = STAGES.index(stage_named(first))
+    run.forget({stage.name: stage.outputs for stage in STAGES[start:]})
+
+
+def execute(
+    run: Run,
+    config: Config,
+    *,
+    until: str | None = None,
+    only: str | None = None,
+    restart_from: str | None = None,
+    paid: bool = True,
+) -> Iterator[tuple[Stage, StageEntry, bool]]:
+    """Run the stages in order, skipping what is complete; yields (stage, its entry, whether it ran now).
+
+    Args:
+        run: An open run.
+        config: The resolved settings; saved as `lamer.yaml` once they are known to fit the run.
+        until: The last stage to run; None runs all.
+        only: Run just this one.
+        restart_from: Drop the results of this stage and of all later ones first.
+        paid: Whether a missing synthesis may be started on the way (it asks the teacher, which may cost money).
+
+    Raises:
+        LamerError: What a stage raises; the run stays as it is and continues at the next start.
+    """
+    chosen = (stage_named(only),) if only else STAGES[: STAGES.index(stage_named(until or STAGES[-1].name)) + 1]
+    if restart_from:
+        restart(run, restart_from)
+    if only != "report":
+        verify(run, config)
+        write_atomically(run.path / CONFIG, to_yaml(config).encode())
+    if not paid and not only:
+        _require_synthesis(run, chosen[-1])
+    for stage in chosen:
+        depends = dependencies(stage, config) if stage.name != "report" else {}
+        if run.begin(stage.name, depends):
+            with stopwatch() as seconds:
+                result = stage.load()(run, config)
+            yield stage, run.complete(stage.name, result, seconds[0]), True
+        else:
+            yield stage, run.manifest()[stage.name], False
+
+
+def verify(run: Run, config: Config) -> None:
+    """Check the settings against every stage the run has started.
+
+    Raises:
+        RunError: Naming the first stage and setting that differ, and the way out.
+    """
+    manifest = run.manifest()
+    for stage in STAGES:
+        if stage.name in manifest and stage.name != "report":
+            run.check(stage.name, dependencies(stage, config))
+
+
+def _require_synthesis(run: Run, stage: Stage) -> None:
+    entry = run.manifest().get("synthesize")
+    if entry is None or entry.status != "complete":
+        raise UsageError(
+            f"{run.path}: {stage.name} needs synthesize first, which asks the teacher: "
+            f"`lamer synthesize --out {run.path}`"
+        )

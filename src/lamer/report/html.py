@@ -1,0 +1,32 @@
+"""The report as HTML; every text from outside is escaped by the template engine."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from lamer.report.data import ReportData
+from lamer.report.histogram import svg
+
+
+def render(data: ReportData, *, tau: float) -> str:
+    """The whole page: self-contained, no script, light and dark."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["cell"] = cell
+    source = files("lamer.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    histogram = Markup(svg(data.relative_entropies, tau))
+    return environment.from_string(source).render(data=data, histogram=histogram, tau=tau)
+
+
+def cell(value: Any) -> str:
+    """A value as a reader wants it: four digits, thousands separated, a dash for nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
