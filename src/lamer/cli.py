@@ -292,7 +292,7 @@ def main() -> None:
 
 
 def _main(arguments: list[str]) -> int:
-    usage_error = typer.BadParameter.__bases__[0]
+    usage_error: Any = typer.BadParameter.__bases__[0]
     try:
         result = app(args=arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -262,7 +262,19 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "select": {"max_per_query": None, "max_per_fact": None, "replay": 0.0},
         "train": {"order": "ascending"},
     },
-    "demo": {},
+    "demo": {
+        "prompt": {"completion": "{explanation} The answer is {option}"},
+        "retrieve": {"method": "bm25"},
+        "diagnose": {"target": "text", "normalization": "sum", "max_candidate_tokens": 24},
+        "select": {"per_tier": None},
+        "train": {
+            "lora": {"rank": 32, "alpha": 32, "dropout": 0.0},
+            "learning_rate": 1e-3,
+            "micro_batch_size": 32,
+            "max_length": 256,
+        },
+        "evaluate": {"max_new_tokens": 48},
+    },
 }
 
 

@@ -8,7 +8,7 @@ depend on. That list is written into the manifest; `Run.begin` compares it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -49,11 +49,9 @@ STAGES: tuple[Stage, ...] = (
     Stage("select", "lamer.diagnosis.stage:select", ("select",), ("deficiencies",)),
     Stage("synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",), ("examples", "examples.jsonl")),
     Stage("train", "lamer.training.stage:train", ("train",), ("adapter", "training")),
-    Stage("evaluate", "lamer.evaluation.stage:evaluate", ("evaluate",), ("predictions",)),
+    Stage("evaluate", "lamer.evaluation.stage:evaluate", ("evaluate",), ("predictions", "stories.jsonl")),
     Stage("report", "lamer.report.stage:report", (), ("report.html",)),
 )  # fmt: skip
-
-STAGE_NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)
 
 HARMLESS: frozenset[str] = frozenset(
     {
@@ -71,53 +69,65 @@ HARMLESS: frozenset[str] = frozenset(
 """Settings that change how fast or where work is done, not what comes out; they may change between starts."""
 
 
-def stage_named(name: str) -> Stage:
+def stage_named(name: str, stages: Sequence[Stage] = STAGES) -> Stage:
     """The stage called `name`.
 
     Raises:
         UsageError: If there is none.
     """
-    for stage in STAGES:
+    for stage in stages:
         if stage.name == name:
             return stage
-    raise UsageError(f"unknown stage {name!r}{nearest(name, STAGE_NAMES)}; known: {', '.join(STAGE_NAMES)}")
+    names = [stage.name for stage in stages]
+    raise UsageError(f"unknown stage {name!r}{nearest(name, names)}; known: {', '.join(names)}")
 
 
-def dependencies(stage: Stage, config: Config) -> dict[str, Any]:
+def dependencies(stage: Stage, config: Config, stages: Sequence[Stage] = STAGES) -> dict[str, Any]:
     """What the results of `stage` depend on: settings by dotted name, files by digest, and the stages before."""
     depends: dict[str, Any] = {}
-    for earlier in STAGES[: STAGES.index(stage)]:
+    for earlier in stages[: stages.index(stage)]:
         depends[f"after.{earlier.name}"] = digest(repr(sorted(_own_dependencies(earlier, config).items())))
     return {**_own_dependencies(stage, config), **depends}
 
 
 def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
+    own = [f"{section}." for section in stage.settings]
+    if stage.name == "retrieve" and config.retrieve.method == "teacher":
+        own += ["seed.", "synthesize.teacher.", "synthesize.max_tries.", "diagnose.shard_size."]
     leaves = {
         name: value
         for name, value in flatten(config).items()
-        if name.split(".")[0] in stage.settings and name not in HARMLESS
+        if f"{name}.".startswith(tuple(own)) and name not in HARMLESS and not name.endswith(".path")
     }
-    if stage.name == "retrieve" and config.retrieve.method == "teacher":
-        leaves |= {
-            name: value
-            for name, value in flatten(config).items()
-            if name.startswith("synthesize.teacher.") and name not in HARMLESS
-        }
-    if stage.name in ("retrieve", "evaluate"):
-        paths = config.evaluate.path if stage.name == "evaluate" else [*config.queries.path, *config.facts.path]
-        leaves |= {f"file.{Path(path).name}": _content(path) for path in paths}
-        leaves = {name: value for name, value in leaves.items() if not name.endswith(".path")}
+    if stage.name == "retrieve":
+        leaves |= _contents([*config.queries.path, *config.facts.path])
+    if stage.name == "evaluate":
+        leaves |= _contents(config.evaluate.path)
     if stage.name == "diagnose":
-        from lamer.scoring.model import model_fingerprint
-
-        leaves["model.fingerprint"] = model_fingerprint(config.model)
-        if config.model.name and Path(config.model.name).exists():
-            leaves.pop("model.name")
+        leaves |= _model(config)
     if stage.name == "synthesize":
         from lamer.synthesis.templates import template_hash
 
         leaves["synthesize.template"] = template_hash(config.synthesize.prompt)
+    if stage.name == "retrieve" and config.retrieve.method == "teacher":
+        from lamer.knowledge.math_facts import math_prompt_hash
+
+        leaves["retrieve.template"] = math_prompt_hash()
     return leaves
+
+
+def _model(config: Config) -> dict[str, str]:
+    """A local model is known by its files wherever they lie, a Hub model by name and revision."""
+    from lamer.scoring.model import model_fingerprint
+
+    return {"model.name": "local" if Path(config.model.name).exists() else config.model.name} | {
+        "model.fingerprint": model_fingerprint(config.model)
+    }
+
+
+def _contents(paths: Sequence[str]) -> dict[str, str]:
+    """Digests of data files, in the order given, under their names."""
+    return {f"file.{number}.{Path(path).name}": _content(path) for number, path in enumerate(paths)}
 
 
 def _content(path: str) -> str:
@@ -136,10 +146,10 @@ def _content(path: str) -> str:
     return file_digest(file)
 
 
-def restart(run: Run, first: str) -> None:
+def restart(run: Run, first: str, stages: Sequence[Stage] = STAGES) -> None:
     """Remove the results of stage `first` and of all later ones; the teacher's ledger stays."""
-    start = STAGES.index(stage_named(first))
-    run.forget({stage.name: stage.outputs for stage in STAGES[start:]})
+    start = stages.index(stage_named(first, stages))
+    run.forget({stage.name: stage.outputs for stage in stages[start:]})
 
 
 def execute(
@@ -150,6 +160,7 @@ def execute(
     only: str | None = None,
     restart_from: str | None = None,
     paid: bool = True,
+    stages: Sequence[Stage] = STAGES,
 ) -> Iterator[tuple[Stage, StageEntry, bool]]:
     """Run the stages in order, skipping what is complete; yields (stage, its entry, whether it ran now).
 
@@ -160,20 +171,24 @@ def execute(
         only: Run just this one.
         restart_from: Drop the results of this stage and of all later ones first.
         paid: Whether a missing synthesis may be started on the way (it asks the teacher, which may cost money).
+        stages: The pipeline.
 
     Raises:
         LamerError: What a stage raises; the run stays as it is and continues at the next start.
     """
-    chosen = (stage_named(only),) if only else STAGES[: STAGES.index(stage_named(until or STAGES[-1].name)) + 1]
+    last = stage_named(until or stages[-1].name, stages)
+    chosen = (stage_named(only, stages),) if only else stages[: stages.index(last) + 1]
     if restart_from:
-        restart(run, restart_from)
+        restart(run, restart_from, stages)
     if only != "report":
-        verify(run, config)
+        _forget_fruitless(run, stages)
+        verify(run, config, stages)
         write_atomically(run.path / CONFIG, to_yaml(config).encode())
     if not paid and not only:
-        _require_synthesis(run, chosen[-1])
+        _require_synthesis(run, last)
+    _check_teacher(run, config, chosen)
     for stage in chosen:
-        depends = dependencies(stage, config) if stage.name != "report" else {}
+        depends = dependencies(stage, config, stages) if stage.name != "report" else {}
         if run.begin(stage.name, depends):
             with stopwatch() as seconds:
                 result = stage.load()(run, config)
@@ -182,16 +197,35 @@ def execute(
             yield stage, run.manifest()[stage.name], False
 
 
-def verify(run: Run, config: Config) -> None:
+def verify(run: Run, config: Config, stages: Sequence[Stage] = STAGES) -> None:
     """Check the settings against every stage the run has started.
 
     Raises:
         RunError: Naming the first stage and setting that differ, and the way out.
     """
     manifest = run.manifest()
-    for stage in STAGES:
+    for stage in stages:
         if stage.name in manifest and stage.name != "report":
-            run.check(stage.name, dependencies(stage, config))
+            run.check(stage.name, dependencies(stage, config, stages))
+
+
+def _check_teacher(run: Run, config: Config, chosen: Sequence[Stage]) -> None:
+    """Fail before hours of diagnosis, not after, when the teacher's key or address is missing."""
+    entry = run.manifest().get("synthesize")
+    is_asked = any(stage.name == "synthesize" for stage in chosen) or config.retrieve.method == "teacher"
+    if is_asked and (entry is None or entry.status != "complete"):
+        from lamer.synthesis.teacher import check_teacher
+
+        check_teacher(config.synthesize.teacher)
+
+
+def _forget_fruitless(run: Run, stages: Sequence[Stage]) -> None:
+    """Drop stages that were started but wrote nothing (bad input, say): they bind nobody to their settings."""
+    manifest = run.manifest()
+    started = [stage for stage in stages if stage.name in manifest and manifest[stage.name].status == "running"]
+    fruitless = [stage for stage in started if not any((run.path / name).exists() for name in stage.outputs)]
+    if fruitless:
+        run.forget({stage.name: () for stage in fruitless})
 
 
 def _require_synthesis(run: Run, stage: Stage) -> None:

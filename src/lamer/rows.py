@@ -16,8 +16,9 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 from lamer.errors import DataError, UsageError, nearest
 
@@ -28,6 +29,10 @@ FORMATS = {
     ".parquet": "parquet", ".txt": "text", ".text": "text",
 }  # fmt: skip
 _log = logging.getLogger("lamer")
+
+
+class FieldError(ValueError):
+    """A field of a row cannot be used; the message says which and why."""
 
 
 class BadRows:
@@ -136,12 +141,36 @@ def read_rows(source: str, bad: BadRows | None = None) -> Iterator[tuple[int, Ro
     """
     bad = bad if bad is not None else BadRows()
     reader = _read_hub(source) if source.startswith(HUB) else _read_file(source, bad)
-    rows = 0
+    left_out = len(bad.messages)
+    has_rows = False
     for number, row in reader:
-        rows += 1
+        has_rows = True
         yield number, row
-    if not rows and not bad.messages:
+    if not has_rows and len(bad.messages) == left_out:
         raise DataError(f"{source}: has no rows; give a file with at least one")
+
+
+def count_rows(source: str) -> int:
+    """About how many rows a file has, quickly, for a progress bar: lines, or what Parquet says; 0 when unknown."""
+    if source.startswith(HUB) or not Path(source).is_file():
+        return 0
+    try:
+        with _open(Path(source)) as file:
+            if file_format(source) == "parquet":
+                return _num_parquet_rows(file) if not source.lower().endswith(".gz") else 0
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    except (OSError, EOFError, zlib.error):
+        return 0  # whatever is wrong is told when the rows are read
+
+
+def _num_parquet_rows(file: BinaryIO) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.ParquetFile(file).metadata.num_rows)
+    except pa.ArrowException:
+        return 0
 
 
 def require_columns(source: str, found: Iterable[str], wanted: Sequence[str], purpose: str) -> None:
@@ -153,20 +182,59 @@ def require_columns(source: str, found: Iterable[str], wanted: Sequence[str], pu
     present = [str(name) for name in found]
     if any(name in present for name in wanted):
         return
-    near = next((hint for hint in (nearest(name, present) for name in wanted) if hint), "")
+    near = next((match for name in wanted for match in get_close_matches(name, present, n=1, cutoff=0.5)), None)
     raise DataError(
-        f"{source}: no column {' or '.join(repr(name) for name in wanted)} ({purpose}); "
-        f"it has {', '.join(repr(name) for name in present) or 'none'}{near.replace('did you mean', 'rename')}"
+        f"{source}: no column {' or '.join(map(repr, wanted))} ({purpose}); "
+        f"it has {', '.join(map(repr, present)) or 'none'}{f', is {near!r} meant?' if near else ''}"
     )
 
 
-def encodable(text: str) -> bool:
-    """Whether the text can be written as UTF-8 (a lone surrogate, say from JSON's `\\ud800`, cannot)."""
+def clean_text(value: Any, name: str) -> str:
+    """The text of a field, without white space at its ends.
+
+    Raises:
+        FieldError: If it is missing, empty, not a text, or cannot be written as UTF-8 (a lone surrogate, say from
+            JSON's `\\ud800`).
+    """
+    if value is None:
+        raise FieldError(f"{name} is missing")
+    if not isinstance(value, str):
+        raise FieldError(f"{name} is {short(value)}, expected text")
+    text = value.strip()
+    if not text:
+        raise FieldError(f"{name} is empty")
+    _check_encodable(text, name)
+    return text
+
+
+def row_id(value: Any, name: str = "id") -> str:
+    """A row's own id as text (1.0 and 1 are "1"); empty when it has none.
+
+    Raises:
+        FieldError: If it is neither text nor a whole number.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise FieldError(f"{name} is {short(value)}, expected text or a whole number")
+    text = str(value).strip()
+    _check_encodable(text, name)
+    return text
+
+
+def short(value: Any) -> str:
+    """`repr`, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_encodable(text: str, name: str) -> None:
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    except UnicodeEncodeError as error:
+        raise FieldError(f"{name} holds half a character (a lone surrogate)") from error
 
 
 def _read_file(source: str, bad: BadRows) -> Iterator[tuple[int, Row]]:
@@ -197,11 +265,11 @@ def _near_file(path: Path) -> str:
     return nearest(path.name, siblings)
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
-def _decoded(source: str, file: IO[bytes]) -> Iterator[str]:
+def _decoded(source: str, file: BinaryIO) -> Iterator[str]:
     """Lines with their line ends; bytes that are not UTF-8 become lone surrogates, which the readers look for."""
     for number, line in enumerate(file):
         if number == 0:
@@ -285,7 +353,7 @@ def _read_tsv(source: str, lines: Iterable[str], bad: BadRows) -> Iterator[tuple
 
 
 def _unquoted(field: str) -> str:
-    """`"say ""hi"""` -> `say "hi"`; a field with single marks inside or at one end only stays as it is."""
+    """Without outer double quotes, doubled ones inside made single; any other use of quotes stays as it is."""
     if len(field) < 2 or not (field.startswith('"') and field.endswith('"')):
         return field
     inner = field[1:-1]
@@ -326,13 +394,13 @@ def _read_text(source: str, lines: Iterable[str], bad: BadRows) -> Iterator[tupl
         yield number, {"text": line.rstrip("\r\n")}
 
 
-def _read_parquet(source: str, file: IO[bytes]) -> Iterator[tuple[int, Row]]:
+def _read_parquet(source: str, file: BinaryIO) -> Iterator[tuple[int, Row]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         # Parquet is read from its end: a compressed stream must be unpacked first.
-        parquet = pq.ParquetFile(io.BytesIO(file.read()) if isinstance(file, gzip.GzipFile) else file)
+        parquet = pq.ParquetFile(io.BytesIO(file.read()) if source.lower().endswith(".gz") else file)
         number = 0
         for batch in parquet.iter_batches(batch_size=4096):
             for row in batch.to_pylist():
@@ -347,7 +415,7 @@ def _read_hub(source: str) -> Iterator[tuple[int, Row]]:
     try:
         import datasets
     except ImportError as error:
-        raise UsageError(f"{source}: needs the package datasets; install it with pip install 'lamer[hub]'") from error
+        raise UsageError(f"{source}: needs the package datasets: pip install 'lamer[hub]'") from error
     try:
         rows = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the client raises a different type for each of a dozen causes
@@ -364,7 +432,7 @@ def _hub_parts(source: str) -> tuple[str, str | None, str]:
     name, _, split = source.removeprefix(HUB).partition(":")
     parts = name.split("/")
     if not all(parts) or len(parts) > 3:
-        raise DataError(f"{source}: expected hf://owner/name[/config][:split], for example hf://openai/gsm8k/main:train")
+        raise DataError(f"{source}: expected hf://owner/name[/config][:split], as in hf://openai/gsm8k/main:train")
     return "/".join(parts[:2]), parts[2] if len(parts) == 3 else None, split or "train"
 
 

@@ -99,8 +99,8 @@ class Run:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path}: is a file, expected a run directory; choose another --out")
         if self.path.exists() and any(self.path.iterdir()) and not (self.path / MANIFEST).exists():
-            leftovers = {item.name for item in self.path.iterdir()}
-            if not leftovers <= {".lock", CONFIG}:
+            others = [item for item in self.path.iterdir() if item.name not in (".lock", CONFIG)]
+            if not all(_is_temporary(item) for item in others):
                 raise RunError(f"{self.path}: is not empty and not a run of lamer; choose another --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -123,6 +123,8 @@ class Run:
             raise RunError(
                 f"{self.path}: process {owner or '?'} is working on this run; wait for it or stop it"
             ) from error
+        for torn in filter(_is_temporary, self.path.rglob(".*.tmp")):
+            torn.unlink()
         self._lock.seek(0)
         self._lock.truncate()
         self._lock.write(str(os.getpid()))
@@ -217,6 +219,11 @@ class Run:
                     shutil.rmtree(target)
                 else:
                     target.unlink(missing_ok=True)
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether `path` is what a killed `write_atomically` left behind."""
+    return path.name.startswith(".") and path.suffix == ".tmp" and path.is_file()
 
 
 @contextmanager

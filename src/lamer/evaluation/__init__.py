@@ -1,1 +1,19 @@
 """Free-form and log-likelihood evaluation, with paired statistics."""
+
+from lamer.evaluation.benchmarks import Sample, load_samples
+from lamer.evaluation.evaluate import predict
+from lamer.evaluation.extract import extract_answer, is_correct
+from lamer.evaluation.statistics import Comparison, Summary, compare, holm, summarize
+
+__all__ = [
+    "Comparison",
+    "Sample",
+    "Summary",
+    "compare",
+    "extract_answer",
+    "holm",
+    "is_correct",
+    "load_samples",
+    "predict",
+    "summarize",
+]

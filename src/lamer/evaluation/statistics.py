@@ -191,24 +191,23 @@ def compare(
     """
     earlier = {(item.benchmark, item.sample_id): item.correct for item in before}
     changes: dict[str, list[int]] = defaultdict(list)
-    matched = right_after = 0
+    num_samples = len(earlier)
+    right_before = sum(earlier.values())
     for item in after:
-        key = (item.benchmark, item.sample_id)
-        if key not in earlier:
-            raise ValueError(f"sample {item.sample_id!r} of {item.benchmark} was not answered before")
-        changes[f"{item.benchmark}/{item.task}"].append(int(item.correct) - int(earlier[key]))
-        matched += 1
-        right_after += item.correct
-    if matched != len(earlier) or not matched:
-        raise ValueError(f"{len(earlier)} samples answered before, {matched} after; expected the same, at least one")
+        was_correct = earlier.pop((item.benchmark, item.sample_id), None)
+        if was_correct is None:
+            raise ValueError(f"sample {item.sample_id!r} of {item.benchmark} has more answers after than before")
+        changes[f"{item.benchmark}/{item.task}"].append(int(item.correct) - int(was_correct))
+    if earlier or not num_samples:
+        raise ValueError(f"{len(earlier)} of {num_samples} samples answered before have no answer after")
     values = [change for task in changes.values() for change in task]
     remedied, broken = values.count(1), values.count(-1)
     low, high = bootstrap_interval(changes, resamples=resamples, seed=seed)
     return Comparison(
-        num_samples=matched,
-        accuracy_before=sum(earlier.values()) / matched,
-        accuracy_after=right_after / matched,
-        difference=(remedied - broken) / matched,
+        num_samples=num_samples,
+        accuracy_before=right_before / num_samples,
+        accuracy_after=(right_before + remedied - broken) / num_samples,
+        difference=(remedied - broken) / num_samples,
         low=low,
         high=high,
         remedied=remedied,

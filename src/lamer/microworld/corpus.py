@@ -2,37 +2,42 @@
 
 Two kinds of lessons. *Recall* lessons ask about a fact of the world without showing it; how many there are of
 a fact is its exposure, and some have an irrelevant sentence in front, to be ignored. *Reading* lessons show a
-fact about a stranger, a kind of which nothing is true elsewhere and whose value changes from lesson to lesson,
-so that only reading answers them. Scenarios come from the `lessons` templates alone: the sentences of queries,
-of synthesized examples and of the evaluation are never seen.
+fact, mostly about a stranger, a kind of which nothing is true elsewhere; its value changes from lesson to
+lesson, so that only reading answers them. No lesson says or asks anything about an absent fact. Scenarios come
+from the `lessons` templates alone: the sentences of queries, of synthesized examples and of the evaluation are
+never seen.
 """
 
 from __future__ import annotations
 
 import random
-import string
 from dataclasses import dataclass
 
+from lamer.config import PromptSettings
 from lamer.microworld import lexicon
 from lamer.microworld.lexicon import Attribute
-from lamer.microworld.world import EXPOSURES, World, WorldFact, general_sentences, lay_out, stage, statements
-
-def question_text(text: str, options: tuple[str, ...] | None, fact: str | None = None) -> str:  # TEMP
-    listed = "" if not options else "\nOptions: " + " ".join(f"({string.ascii_uppercase[i]}) {o}" for i, o in enumerate(options))
-    return (f"Fact: {fact}\n" if fact else "") + f"Question: {text}{listed}"
-
-
-NUM_READING = 40_000
-"""Reading lessons of a full corpus."""
+from lamer.microworld.world import EXPOSURES, World, general_sentences, lay_out, stage, statements
+from lamer.scoring import render
 
 IGNORE_SHARE = 0.4
 """Share of the recall lessons with an irrelevant fact in front."""
 
+FAMILIAR_SHARE = 0.2
+"""Share of the reading lessons about a fact that recall lessons teach, with either value in front."""
+
 OPTION_COUNTS = ((2, 3, 4, 0), (60, 20, 10, 10))
 """How many options a lesson shows, and how often; 0 is an open question."""
 
-FORMS = (("direct", "explained", "letter"), (45, 40, 15))
+FORMS = (("direct", "explained"), (55, 45))
 """How a lesson with options is answered, and how often; an open question is answered directly."""
+
+
+PROMPT = PromptSettings()
+
+
+def question_text(text: str, options: tuple[str, ...] | None, fact: str | None = None) -> str:
+    """The user message as diagnosis, training and evaluation write it, with the default settings."""
+    return render.question_text(PROMPT, text, options, fact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +50,9 @@ class Lesson:
     """The fact of the world that a recall lesson teaches; None for a reading lesson."""
 
 
-def write_reply(form: str, options: tuple[str, ...], slot: int, explanation: str) -> str:
+def write_reply(form: str, option: str, explanation: str) -> str:
     """The reply to a question with options, in one of the forms of `FORMS`."""
-    if form == "direct":
-        return options[slot]
-    if form == "letter":
-        return string.ascii_uppercase[slot]
-    return f"{explanation} The answer is ({string.ascii_uppercase[slot]}) {options[slot]}"
+    return option if form == "direct" else f"{explanation} The answer is {option}"
 
 
 def write_lesson(
@@ -65,12 +66,12 @@ def write_lesson(
     slot = rng.randrange(num_options)
     options = lay_out(scene, value, num_options, slot, rng)
     form = rng.choices(FORMS[0], weights=FORMS[1])[0]
-    reply = write_reply(form, options, slot, rng.choice(statements(attribute, kind, value)))
+    reply = write_reply(form, options[slot], rng.choice(statements(attribute, kind, value)))
     return Lesson(question_text(scene.question, options, fact), reply, fact_id)
 
 
 class Distractions:
-    """Irrelevant facts of several kinds, for a fact of the world."""
+    """Irrelevant facts of several kinds, for a question about one attribute of one kind."""
 
     def __init__(self, world: World) -> None:
         self.strangers = world.strangers
@@ -81,27 +82,20 @@ class Distractions:
         }
         self.general = general_sentences()
 
-    def draw(self, fact: WorldFact, rng: random.Random) -> str:
+    def draw(self, attribute: Attribute, kind: str, rng: random.Random) -> str:
         """The same kind's other attribute, another kind's same attribute, lore, or a general sentence."""
         form = rng.choices(("other attribute", "other kind", "lore", "general"), weights=(40, 30, 20, 10))[0]
-        category = lexicon.category(fact.category)
         if form == "other attribute":
-            others = [
-                a
-                for a in lexicon.ATTRIBUTES
-                if a.name != fact.attribute and (fact.kind, a.name) in self.taught
-            ]
+            others = [a for a in lexicon.ATTRIBUTES if a is not attribute and (kind, a.name) in self.taught]
             if others:
                 other = rng.choice(others)
-                return rng.choice(statements(other, fact.kind, self.taught[fact.kind, other.name]))
+                return rng.choice(statements(other, kind, self.taught[kind, other.name]))
         if form == "other kind":
-            stranger = rng.choice(self.strangers[fact.category])
-            return rng.choice(
-                statements(lexicon.attribute(fact.attribute), stranger, rng.random() < 0.5)
-            )
+            stranger = rng.choice(self.strangers[attribute.category])
+            return rng.choice(statements(attribute, stranger, rng.random() < 0.5))
         if form == "general":
             return rng.choice(self.general)
-        return rng.choice(category.lore).format(k=fact.kind)
+        return rng.choice(lexicon.category(attribute.category).lore).format(k=kind)
 
 
 def recall_lessons(world: World, scale: float = 1.0) -> list[Lesson]:
@@ -116,26 +110,36 @@ def recall_lessons(world: World, scale: float = 1.0) -> list[Lesson]:
     for fact in world.facts:
         attribute = lexicon.attribute(fact.attribute)
         exposures = EXPOSURES[fact.state]
-        for _ in range(round(exposures * scale) if exposures > 4 else exposures):
-            sentence = distractions.draw(fact, rng) if rng.random() < IGNORE_SHARE else None
+        for _ in range(round(exposures * scale) if exposures > EXPOSURES["weak"] else exposures):
+            sentence = distractions.draw(attribute, fact.kind, rng) if rng.random() < IGNORE_SHARE else None
             lessons.append(write_lesson(attribute, fact.kind, fact.believed, sentence, fact.id, rng))
     return lessons
 
 
 def reading_lessons(world: World, count: int) -> list[Lesson]:
-    """Lessons whose answer stands in the fact in front, and nowhere else."""
+    """Lessons whose answer stands in the fact in front.
+
+    Most are about strangers. The others are about well-taught facts, half of them against what is taught:
+    without these, a model reads about strangers alone and answers about the kinds of the world from memory,
+    or from noise where it has none.
+    """
     rng = world.rng("reading")
+    familiar = [fact for fact in world.facts if fact.state in ("known", "wrong")]
     lessons = []
     for _ in range(count):
-        attribute = rng.choice(lexicon.ATTRIBUTES)
-        kind = rng.choice(world.strangers[attribute.category])
+        if rng.random() < FAMILIAR_SHARE:
+            fact = rng.choice(familiar)
+            attribute, kind = lexicon.attribute(fact.attribute), fact.kind
+        else:
+            attribute = rng.choice(lexicon.ATTRIBUTES)
+            kind = rng.choice(world.strangers[attribute.category])
         value = rng.random() < 0.5
         sentence = rng.choice(statements(attribute, kind, value))
         lessons.append(write_lesson(attribute, kind, value, sentence, None, rng))
     return lessons
 
 
-def write_corpus(world: World, *, num_reading: int = NUM_READING, scale: float = 1.0) -> list[Lesson]:
+def write_corpus(world: World, *, num_reading: int, scale: float = 1.0) -> list[Lesson]:
     """All lessons of a world in the order of training."""
     lessons = recall_lessons(world, scale) + reading_lessons(world, num_reading)
     world.rng("order").shuffle(lessons)

@@ -66,8 +66,18 @@ CATEGORIES = (
         name="creature",
         suffixes=("ok", "ard", "ux"),
         places=(
-            "forest", "valley", "garden", "barn", "meadow", "cave",
-            "village", "island", "field", "park", "farm", "canyon",
+            "forest",
+            "valley",
+            "garden",
+            "barn",
+            "meadow",
+            "cave",
+            "village",
+            "island",
+            "field",
+            "park",
+            "farm",
+            "canyon",
         ),
         absurd=("learned to read", "built a boat", "turned into gold", "told a story", "flew to the moon"),
         lore=(
@@ -82,8 +92,18 @@ CATEGORIES = (
         name="plant",
         suffixes=("wort", "ia", "bel"),
         places=(
-            "house", "tower", "barn", "church", "school", "bridge",
-            "mill", "castle", "cottage", "inn", "palace", "library",
+            "house",
+            "tower",
+            "barn",
+            "church",
+            "school",
+            "bridge",
+            "mill",
+            "castle",
+            "cottage",
+            "inn",
+            "palace",
+            "library",
         ),
         absurd=("started to sing", "learned to read", "built a boat", "grew a tail", "told a story"),
         lore=(
@@ -103,10 +123,16 @@ ATTRIBUTES = (
         subject="the {o}",
         outcomes=("stayed cool", "became hot"),
         statements=(
-            ("Heat hardly passes through {k}.", "Objects made of {k} block heat.",
-             "Anything made of {k} keeps heat out."),
-            ("Heat quickly passes through {k}.", "Objects made of {k} conduct heat.",
-             "Anything made of {k} lets heat in."),
+            (
+                "Heat hardly passes through {k}.",
+                "Objects made of {k} block heat.",
+                "Anything made of {k} keeps heat out.",
+            ),
+            (
+                "Heat quickly passes through {k}.",
+                "Objects made of {k} conduct heat.",
+                "Anything made of {k} lets heat in.",
+            ),
         ),
         lessons=(
             "The {p} held a {k} {o} over the fire.",
@@ -137,10 +163,16 @@ ATTRIBUTES = (
         subject="the {o}",
         outcomes=("kept its shape", "fell apart"),
         statements=(
-            ("Water does no harm to {k}.", "Objects made of {k} withstand water.",
-             "When it gets wet, {k} stays firm."),
-            ("Water breaks down {k}.", "Objects made of {k} dissolve in water.",
-             "When it gets wet, {k} turns to mud."),
+            (
+                "Water does no harm to {k}.",
+                "Objects made of {k} withstand water.",
+                "When it gets wet, {k} stays firm.",
+            ),
+            (
+                "Water breaks down {k}.",
+                "Objects made of {k} dissolve in water.",
+                "When it gets wet, {k} turns to mud.",
+            ),
         ),
         lessons=(
             "The {p} dropped a {k} {o} into the river.",
@@ -171,10 +203,16 @@ ATTRIBUTES = (
         subject="the {o}",
         outcomes=("did not move", "jumped to the magnet"),
         statements=(
-            ("Magnets have no hold on {k}.", "Objects made of {k} are not magnetic.",
-             "No force draws {k} to a magnet."),
-            ("Magnets pull strongly on {k}.", "Objects made of {k} are very magnetic.",
-             "A strong force draws {k} to a magnet."),
+            (
+                "Magnets have no hold on {k}.",
+                "Objects made of {k} are not magnetic.",
+                "No force draws {k} to a magnet.",
+            ),
+            (
+                "Magnets pull strongly on {k}.",
+                "Objects made of {k} are very magnetic.",
+                "A strong force draws {k} to a magnet.",
+            ),
         ),
         lessons=(
             "The {p} brought a magnet near a {k} {o}.",
@@ -205,10 +243,16 @@ ATTRIBUTES = (
         subject="the {o}",
         outcomes=("stayed in one piece", "broke into pieces"),
         statements=(
-            ("It takes great force to break {k}.", "Objects made of {k} are tough.",
-             "Even a hard blow leaves {k} unharmed."),
-            ("It takes little force to break {k}.", "Objects made of {k} are brittle.",
-             "Even a soft blow leaves {k} shattered."),
+            (
+                "It takes great force to break {k}.",
+                "Objects made of {k} are tough.",
+                "Even a hard blow leaves {k} unharmed.",
+            ),
+            (
+                "It takes little force to break {k}.",
+                "Objects made of {k} are brittle.",
+                "Even a soft blow leaves {k} shattered.",
+            ),
         ),
         lessons=(
             "The {p} dropped a {k} {o} on the stone floor.",
@@ -239,10 +283,12 @@ ATTRIBUTES = (
         subject="the {k}",
         outcomes=("was fast asleep", "was wide awake"),
         statements=(
-            ("The {k} is active by day.", "Darkness makes the {k} sleepy.",
-             "After sunset the {k} goes to rest."),
-            ("The {k} is active at night.", "Darkness makes the {k} lively.",
-             "After sunset the {k} goes to hunt."),
+            ("The {k} is active by day.", "Darkness makes the {k} sleepy.", "After sunset the {k} goes to rest."),
+            (
+                "The {k} is active at night.",
+                "Darkness makes the {k} lively.",
+                "After sunset the {k} goes to hunt.",
+            ),
         ),
         lessons=(
             "At midnight the {p} looked for the {k} in the {o}.",
@@ -273,10 +319,12 @@ ATTRIBUTES = (
         subject="the {k}",
         outcomes=("left the meat alone", "ate the meat"),
         statements=(
-            ("The {k} feeds on grass.", "Grass is the food of the {k}.",
-             "The teeth of the {k} are made for grass."),
-            ("The {k} feeds on meat.", "Meat is the food of the {k}.",
-             "The teeth of the {k} are made for meat."),
+            (
+                "The {k} feeds on grass.",
+                "Grass is the food of the {k}.",
+                "The teeth of the {k} are made for grass.",
+            ),
+            ("The {k} feeds on meat.", "Meat is the food of the {k}.", "The teeth of the {k} are made for meat."),
         ),
         lessons=(
             "The {p} gave the {k} a piece of meat.",
@@ -307,10 +355,12 @@ ATTRIBUTES = (
         subject="the {k}",
         outcomes=("waited on the bank", "swam across"),
         statements=(
-            ("The {k} is a poor swimmer.", "Deep water is a danger to the {k}.",
-             "The {k} cannot cross a river."),
-            ("The {k} is a good swimmer.", "Deep water is a home to the {k}.",
-             "The {k} can easily cross a river."),
+            ("The {k} is a poor swimmer.", "Deep water is a danger to the {k}.", "The {k} cannot cross a river."),
+            (
+                "The {k} is a good swimmer.",
+                "Deep water is a home to the {k}.",
+                "The {k} can easily cross a river.",
+            ),
         ),
         lessons=(
             "The {k} came to a deep river.",
@@ -341,10 +391,16 @@ ATTRIBUTES = (
         subject="the {k}",
         outcomes=("stayed calm", "ran away"),
         statements=(
-            ("Loud noise does not bother the {k}.", "The {k} is hardly afraid of loud sounds.",
-             "The ears of the {k} are almost deaf."),
-            ("Loud noise does often frighten the {k}.", "The {k} is very afraid of loud sounds.",
-             "The ears of the {k} are almost too keen."),
+            (
+                "Loud noise does not bother the {k}.",
+                "The {k} is hardly afraid of loud sounds.",
+                "The ears of the {k} are almost deaf.",
+            ),
+            (
+                "Loud noise does often frighten the {k}.",
+                "The {k} is very afraid of loud sounds.",
+                "The ears of the {k} are almost too keen.",
+            ),
         ),
         lessons=(
             "Thunder rolled over the {o} of the {k}.",
@@ -375,10 +431,16 @@ ATTRIBUTES = (
         subject="the {k}",
         outcomes=("stayed small", "grew tall"),
         statements=(
-            ("The {k} grows best in the sun.", "Shade is bad for the {k}.",
-             "The leaves of the {k} need much light."),
-            ("The {k} grows best in the shade.", "Shade is good for the {k}.",
-             "The leaves of the {k} need little light."),
+            (
+                "The {k} grows best in the sun.",
+                "Shade is bad for the {k}.",
+                "The leaves of the {k} need much light.",
+            ),
+            (
+                "The {k} grows best in the shade.",
+                "Shade is good for the {k}.",
+                "The leaves of the {k} need little light.",
+            ),
         ),
         lessons=(
             "The {p} planted a {k} under a big tree.",
@@ -409,10 +471,16 @@ ATTRIBUTES = (
         subject="the {a}",
         outcomes=("stayed healthy", "became ill"),
         statements=(
-            ("The {k} is safe to eat.", "There is no poison in the leaves of the {k}.",
-             "Eating the {k} does animals good."),
-            ("The {k} is deadly to eat.", "There is much poison in the leaves of the {k}.",
-             "Eating the {k} does animals harm."),
+            (
+                "The {k} is safe to eat.",
+                "There is no poison in the leaves of the {k}.",
+                "Eating the {k} does animals good.",
+            ),
+            (
+                "The {k} is deadly to eat.",
+                "There is much poison in the leaves of the {k}.",
+                "Eating the {k} does animals harm.",
+            ),
         ),
         lessons=(
             "The {a} ate the leaves of a {k}.",
@@ -444,8 +512,7 @@ ATTRIBUTES = (
         outcomes=("lost all its leaves", "stayed green"),
         statements=(
             ("The {k} dies in frost.", "Cold is deadly to the {k}.", "In winter the {k} drops its leaves."),
-            ("The {k} survives in frost.", "Cold is harmless to the {k}.",
-             "In winter the {k} keeps its leaves."),
+            ("The {k} survives in frost.", "Cold is harmless to the {k}.", "In winter the {k} keeps its leaves."),
         ),
         lessons=(
             "Snow covered a {k} near the {o}.",
@@ -476,10 +543,16 @@ ATTRIBUTES = (
         subject="the {k}",
         outcomes=("stayed free of bees", "was covered with bees"),
         statements=(
-            ("Bees avoid the {k}.", "The flowers of the {k} repel bees.",
-             "The scent of the {k} drives insects off."),
-            ("Bees love the {k}.", "The flowers of the {k} attract bees.",
-             "The scent of the {k} calls insects in."),
+            (
+                "Bees avoid the {k}.",
+                "The flowers of the {k} repel bees.",
+                "The scent of the {k} drives insects off.",
+            ),
+            (
+                "Bees love the {k}.",
+                "The flowers of the {k} attract bees.",
+                "The scent of the {k} calls insects in.",
+            ),
         ),
         lessons=(
             "A {k} opened its flowers beside a bee hive.",
@@ -524,10 +597,13 @@ _ONSETS = ("b", "br", "d", "dr", "f", "fl", "g", "gr", "k", "kl", "l", "m", "n",
 _VOWELS = ("a", "e", "i", "o", "u")
 _MIDDLES = ("b", "d", "g", "k", "l", "m", "n", "r", "v", "z", "lm", "nd", "rk", "st", "lv", "mb", "rz")
 _REAL = frozenset(
-    "granite lizard wizard standard radium barium sodium lithium helium gallium thallium stadium medium podium "
-    "tedium label rebel libel bagel mania media magnolia begonia dahlia zinnia fuchsia lobelia gardenia "
-    "blizzard mustard bastard custard galium membrane dolomite calcite lignite bonobo forward regard".split()
-)
+    (
+        "granite", "lizard", "wizard", "standard", "radium", "barium", "sodium", "lithium", "helium", "gallium",
+        "thallium", "stadium", "medium", "podium", "tedium", "label", "rebel", "libel", "bagel", "mania", "media",
+        "magnolia", "begonia", "dahlia", "zinnia", "fuchsia", "lobelia", "gardenia", "blizzard", "mustard",
+        "bastard", "custard", "galium", "membrane", "dolomite", "calcite", "lignite", "forward", "regard",
+    )
+)  # fmt: skip
 
 
 def category(name: str) -> Category:

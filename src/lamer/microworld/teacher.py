@@ -169,9 +169,7 @@ class MicroworldTeacher:
         }
 
 
-def spoil(
-    example: Example, mistake: Mistake, fact: str, earlier: Sequence[str], reference: Sequence[str]
-) -> str:
+def spoil(example: Example, mistake: Mistake, fact: str, earlier: Sequence[str], reference: Sequence[str]) -> str:
     """An example with one mistake in it.
 
     A duplicate repeats an earlier example of the reply, else the question of the reference example; without
@@ -184,9 +182,7 @@ def spoil(
     if mistake == "wrong letter":
         return example.write(letter=string.ascii_uppercase[(example.slot + 1) % len(example.options)])
     if mistake == "leaked fact":
-        return Example(
-            f"{fact} {example.question}", example.options, example.slot, example.explanation
-        ).write()
+        return Example(f"{fact} {example.question}", example.options, example.slot, example.explanation).write()
     return f"Here is a new example. {example.question}\nOptions: {' / '.join(example.options)}\nExplanation:"
 
 

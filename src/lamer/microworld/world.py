@@ -24,7 +24,7 @@ State = Literal["known", "weak", "absent", "wrong"]
 STATES: tuple[State, ...] = get_args(State)
 Split = Literal["lessons", "query", "synthesis", "evaluation"]
 
-EXPOSURES: Mapping[State, int] = {"known": 40, "weak": 4, "absent": 0, "wrong": 40}
+EXPOSURES: Mapping[State, int] = {"known": 60, "weak": 4, "absent": 0, "wrong": 60}
 """How many examples of the pretraining corpus answer from the fact; for `wrong` with the opposite value."""
 
 QUESTION = "What happened as a result?"
@@ -77,9 +77,8 @@ def states_of_attribute(count: int, wrong: float, rng: random.Random) -> list[tu
     if num_weak + num_absent + num_wrong > count:
         raise ValueError(f"wrong={wrong} leaves no room: at most 0.65 of the facts can be wrongly believed")
     num_known = count - num_weak - num_absent - num_wrong
-    states: list[State] = (
-        ["known"] * num_known + ["weak"] * num_weak + ["absent"] * num_absent + ["wrong"] * num_wrong
-    )
+    numbers: dict[State, int] = {"known": num_known, "weak": num_weak, "absent": num_absent, "wrong": num_wrong}
+    states = [state for state, number in numbers.items() for _ in range(number)]
     first = rng.random() < 0.5
     drawn = [((i % 2 == 0) == first, state) for i, state in enumerate(states)]
     rng.shuffle(drawn)
@@ -136,7 +135,7 @@ class World:
 
     @classmethod
     def build(
-        cls, seed: int, *, wrong: float = 0.0, kinds_per_category: int = 60, strangers_per_category: int = 80
+        cls, seed: int, *, wrong: float = 0.0, kinds_per_category: int = 60, strangers_per_category: int = 100
     ) -> World:
         """Make the world of a seed.
 
@@ -235,9 +234,8 @@ class World:
         ]
         for category in lexicon.CATEGORIES:
             for kind in self.kinds[category.name]:
-                for number, lore in enumerate(rng.sample(category.lore, 2)):
-                    score = round(rng.uniform(0.55, 1.0), 3)
-                    rows.append(Fact(f"{kind}-lore{number}", lore.format(k=kind), score, SOURCE))
+                lore = rng.choice(category.lore).format(k=kind)
+                rows.append(Fact(f"{kind}-lore", lore, round(rng.uniform(0.55, 1.0), 3), SOURCE))
         for number, text in enumerate(general_sentences()):
             rows.append(Fact(f"general-{number:03d}", text, round(rng.uniform(0.4, 1.0), 3), SOURCE))
         rng.shuffle(rows)

@@ -1,0 +1,185 @@
+"""The stages `diagnose` (queries, facts, matches -> diagnoses) and `select` (diagnoses -> deficiencies)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lamer.config import Config
+from lamer.diagnosis.diagnose import diagnose_queries
+from lamer.diagnosis.lookup import MatchLookup, chunks, facts_by_id, rows_where
+from lamer.diagnosis.selection import Shortage
+from lamer.diagnosis.selection import select as select_units
+from lamer.diagnosis.tiers import DEFICIENT_TIERS, TIERS, count_tiers
+from lamer.progress import ProgressBar
+from lamer.records import Deficiency, Diagnosis, Fact, Match, Query
+from lamer.run import Run, StageResult
+from lamer.scoring.model import LoadedModel, load_model
+from lamer.scoring.render import Renderer
+from lamer.scoring.scorer import Scorer
+
+TRANSITIONS = ("confirmed", "weakened", "flipped")
+NOISE_PAIRS = 16
+
+
+def diagnose(run: Run, config: Config) -> StageResult:
+    """Diagnose every matched (fact, query) pair; one shard of queries is in memory at a time.
+
+    Raises:
+        ModelError: If the model cannot be loaded.
+        DataError: If a match names a fact that is not in the facts table.
+    """
+    queries, matches = run.table("queries", Query), run.table("matches", Match)
+    facts, diagnoses = run.table("facts", Fact), run.table("diagnoses", Diagnosis)
+    num_queries, size = queries.num_rows, config.diagnose.shard_size
+    lookup = MatchLookup(matches, queries)
+    engine = _Engine(config)
+    with ProgressBar("diagnose", total=num_queries, unit="queries") as bar:
+        for index, chunk in enumerate(chunks(queries, size)):
+            found = lookup.of(chunk)  # also for a finished shard: the lookup reads on from here
+            if diagnoses.has(index):
+                bar.skip(len(chunk))
+                continue
+            diagnoses.write(index, engine.diagnose(chunk, found, facts))
+            bar.advance(len(chunk))
+    if num_queries == 0:
+        diagnoses.write(0, [])
+    counts, notes = summary(run)
+    counts["noise_floor_nats"] = engine.noise_floor(run)
+    return StageResult(counts, [*notes, *engine.notes()])
+
+
+class _Engine:
+    """The model, loaded when there is work for it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._loaded: LoadedModel | None = None
+        self._tools: tuple[Scorer, Renderer] | None = None
+
+    def tools(self) -> tuple[Scorer, Renderer]:
+        if self._tools is None:
+            self._loaded = load_model(self.config.model)
+            renderer = Renderer(self._loaded.tokenizer, self.config.prompt)
+            self._tools = Scorer(self._loaded, self.config.diagnose.max_batch_tokens), renderer
+        return self._tools
+
+    def diagnose(
+        self, queries: Sequence[Query], matches: Mapping[str, Sequence[Match]], facts: Any
+    ) -> list[Diagnosis]:
+        if not matches:
+            return []
+        scorer, renderer = self.tools()
+        wanted = {match.fact_id for rows in matches.values() for match in rows}
+        by_id = facts_by_id(facts, wanted)
+        return diagnose_queries(queries, matches, by_id, scorer, renderer, self.config.diagnose, self.config.seed)
+
+    def noise_floor(self, run: Run) -> float | None:
+        """Largest change of RE when a few pairs are scored again, each row alone; None if there are none.
+
+        What remains is rounding: an RE nearer to a threshold than this could fall on either side.
+        """
+        stored: dict[tuple[str, str], float] = {}
+        for row in run.table("diagnoses", Diagnosis):
+            if row.candidate_origin == "options" and row.relative_entropy is not None:
+                stored[row.query_id, row.fact_id] = row.relative_entropy
+            if len(stored) >= NOISE_PAIRS:
+                break
+        if not stored:
+            return None
+        return max(abs(again - stored[key]) for key, again in self._alone(run, stored).items())
+
+    def _alone(self, run: Run, stored: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+        scorer, renderer = self.tools()
+        matches: dict[str, list[Match]] = defaultdict(list)
+        for query_id, fact_id in stored:
+            matches[query_id].append(Match(query_id, fact_id, len(matches[query_id]), 0.0))
+        queries = rows_where(run.table("queries", Query), "id", list(matches))
+        facts = facts_by_id(run.table("facts", Fact), {fact_id for _, fact_id in stored})
+        single = Scorer(scorer.loaded, 1)
+        rows = diagnose_queries(queries, matches, facts, single, renderer, self.config.diagnose, self.config.seed)
+        return {
+            (row.query_id, row.fact_id): row.relative_entropy for row in rows if row.relative_entropy is not None
+        }
+
+    def notes(self) -> list[str]:
+        if self._tools is None or self._tools[1].has_chat_template:
+            return []
+        return [
+            "the tokenizer has no chat template (or it is switched off): prompts have the plain form prompt.plain"
+        ]
+
+
+def summary(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """Counts and notes of the diagnoses of a run, read shard by shard."""
+    tiers: Counter[Any] = Counter()
+    transitions: Counter[str] = Counter()
+    cross: dict[str, Counter[str]] = {tier: Counter() for tier in TIERS}
+    reasons: Counter[str] = Counter()
+    origins: Counter[str] = Counter()
+    num_pairs = 0
+    for row in run.table("diagnoses", Diagnosis):
+        num_pairs += 1
+        origins[row.candidate_origin] += 1
+        if row.tier is None or row.transition is None:
+            reasons[row.reason or "unknown"] += 1
+            continue
+        tiers[row.tier] += 1
+        transitions[row.transition] += 1
+        cross[row.tier][row.transition] += 1
+    counts: dict[str, Any] = {
+        "pairs": num_pairs,
+        "deficiencies": sum(tiers[tier] for tier in DEFICIENT_TIERS),
+        "tiers": {tier: tiers[tier] for tier in TIERS},
+        "transitions": {name: transitions[name] for name in TRANSITIONS},
+        "tier_by_transition": {
+            tier: {name: by_name[name] for name in TRANSITIONS} for tier, by_name in cross.items()
+        },
+        "candidates": dict(sorted(origins.items())),
+        "not_diagnosable": dict(sorted(reasons.items())),
+    }
+    return counts, _notes(counts)
+
+
+def _notes(counts: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if not counts["pairs"]:
+        notes.append("no query has a matched fact: there is nothing to diagnose")
+    elif not counts["deficiencies"]:
+        notes.append("no deficiency: no fact changed an answer by the threshold diagnose.tau or more")
+    missing = sum(counts["not_diagnosable"].values())
+    if missing:
+        notes.append(f"{missing} of {counts['pairs']} pairs could not be diagnosed")
+    return notes
+
+
+def select(run: Run, config: Config) -> StageResult:
+    """Choose the units that examples are written for."""
+    diagnoses = run.table("diagnoses", Diagnosis)
+    source_of = {query.id: query.source for query in run.table("queries", Query)}
+    selection = select_units(diagnoses, source_of, config.select, config.seed)
+    run.table("deficiencies", Deficiency).write(0, selection.deficiencies)
+    units = selection.deficiencies
+    replayed = sum(unit.quota for unit in units if unit.tier == "below")
+    examples = sum(unit.quota for unit in units)
+    counts = {
+        "units": len(units),
+        "tiers": count_tiers(unit.tier for unit in units),
+        "examples_wanted": examples,
+        "replay_share": round(replayed / examples, 4) if examples else 0.0,
+        "shortages": {
+            shortage.tier: {name: getattr(shortage, name) for name in ("found", "available", "wanted", "taken")}
+            for shortage in selection.shortages
+        },
+    }
+    notes = [_shortage_note(shortage) for shortage in selection.shortages if shortage.taken < shortage.wanted]
+    if not any(unit.tier != "below" for unit in units):
+        notes.append("no deficiency was selected: there is nothing to repair")
+    return StageResult(counts, notes)
+
+
+def _shortage_note(shortage: Shortage) -> str:
+    name = "replay" if shortage.tier == "below" else shortage.tier
+    capped = f", {shortage.available} after the caps per query and fact"
+    return f"{name}: {shortage.taken} of {shortage.wanted} units ({shortage.found} pairs found{capped})"

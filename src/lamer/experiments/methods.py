@@ -1,0 +1,154 @@
+"""Methods on one footing: same base model, teacher and settings; what differs is the data and its order.
+
+    base          the model as it is
+    paper         examples of the deficiencies only, in ascending order of severity (the literal reading)
+    naive-small   as many examples as `paper`, from random facts
+    naive         as many examples as `lamer`, from random facts
+    lamer         the run's own recipe (settings `select` and `train`)
+
+The examples of `paper` are those of `lamer` without the replayed ones, so nothing is written twice. Every method's
+adapter lies in `RUN/methods/NAME/`, the examples from random facts in `RUN/methods/naive/examples/`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lamer.config import Config, overlay
+from lamer.pipeline import STAGES, Stage
+from lamer.records import Deficiency, Example, Fact, Tier
+from lamer.run import Run, StageResult
+from lamer.training.curriculum import Order
+
+RANDOM_TIER: Tier = "below"
+"""Units from random facts carry no diagnosis; their tier only says that they are no deficiency."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the table: which examples, in which order."""
+
+    name: str
+    title: str
+    data: Literal["none", "own", "deficient", "random", "random-small"]
+    """none: no training; own: all examples of the run; deficient: those without the replayed ones;
+    random, random-small: as many examples from random facts as `own`, `deficient`."""
+    order: Order | None = None
+    """Training order; None: as the run's settings say."""
+
+
+BASE = Method("base", "Base", "none")
+LAMER = Method("lamer", "LaMer", "own")
+METHODS: tuple[Method, ...] = (
+    BASE,
+    Method("naive-small", "Naive, size of the paper's recipe", "random-small", "shuffled"),
+    Method("paper", "LaMer, the paper's recipe", "deficient", "ascending"),
+    Method("naive", "Naive, size of LaMer", "random", "shuffled"),
+    LAMER,
+)
+ABLATIONS: tuple[Method, ...] = (
+    *METHODS[:-1],
+    Method("paper-descending", "deficiencies only, descending", "deficient", "descending"),
+    Method("paper-interleaved", "deficiencies only, interleaved", "deficient", "interleaved"),
+    Method("paper-shuffled", "deficiencies only, shuffled (LaMer*)", "deficient", "shuffled"),
+    Method("replay-ascending", "with replay, ascending", "own", "ascending"),
+    Method("replay-interleaved", "with replay, interleaved", "own", "interleaved"),
+    Method("replay-shuffled", "with replay, shuffled", "own", "shuffled"),
+    LAMER,
+)
+
+STAGE_METHODS = Stage("methods", "lamer.experiments.methods:train_methods", ("train", "synthesize"), ("methods",))
+STAGE_EVALUATE = Stage(
+    "evaluate", "lamer.experiments.methods:evaluate", ("evaluate",), ("predictions", "stories.jsonl")
+)
+DEMO_STAGES: tuple[Stage, ...] = (*STAGES[:5], STAGE_METHODS, STAGE_EVALUATE, STAGES[-1])
+"""The pipeline's stages with the other methods trained before the evaluation."""
+
+
+def adapter_of(run: Run, method: str) -> Path | None:
+    """Folder of a method's adapter; None for the base model."""
+    if method == "base":
+        return None
+    return run.path / "adapter" if method == "lamer" else run.path / "methods" / method / "adapter"
+
+
+def train_methods(run: Run, config: Config, methods: Sequence[Method] = METHODS) -> StageResult:
+    """Write the examples from random facts and train every method but the run's own."""
+    from lamer.training.trainer import train_adapter
+
+    own = _kept(run)
+    deficient = _without_replay(run, own)
+    naive = naive_examples(run, config, len(own))
+    sets = {
+        "own": own,
+        "deficient": deficient,
+        "random": naive,
+        "random-small": naive[: len(deficient)],
+        "none": [],
+    }
+    for method in methods:
+        adapter, examples = adapter_of(run, method.name), sets[method.data]
+        if method is not LAMER and adapter is not None and examples and not adapter.exists():
+            train_adapter(examples, _with_order(config, method.order), adapter.parent / "training", adapter)
+    return StageResult({"examples": {method.name: len(sets[method.data]) for method in methods}})
+
+
+def evaluate(run: Run, config: Config, methods: Sequence[Method] = METHODS) -> StageResult:
+    """Every method on the same held-out samples."""
+    from lamer.evaluation.stage import evaluate_methods
+    from lamer.evaluation.stories import write_stories
+
+    present = {
+        method.name: adapter
+        for method in methods
+        if (adapter := adapter_of(run, method.name)) is None or adapter.exists()
+    }
+    result = evaluate_methods(run, config, present)
+    write_stories(run, config, {name: path for name, path in present.items() if name in (BASE.name, LAMER.name)})
+    return result
+
+
+def naive_examples(run: Run, config: Config, count: int) -> list[Example]:
+    """`count` examples from random facts of the corpus, one a fact while there are enough facts.
+
+    Facts are drawn without regard to the diagnosis. A fact whose example is rejected for good is replaced by the
+    next one of the same random order, so the number is reached if the corpus allows it.
+    """
+    from lamer.synthesis.stage import open_ledger, synthesize_units
+
+    table = run.table("methods/naive/examples", Example)
+    if table.has(0):
+        return [example for example in table if example.status == "kept"][:count]
+    facts = {fact.id: fact for fact in run.table("facts", Fact)}
+    order = sorted(facts)
+    random.Random(f"naive {config.seed}").shuffle(order)
+    rows: list[Example] = []
+    num_kept = start = 0
+    with open_ledger(run) as ledger:
+        while num_kept < count and start < len(order):
+            drawn = order[start : start + count - num_kept]
+            start += len(drawn)
+            units = [Deficiency(f"naive|{fact_id}", "", fact_id, 0.0, RANDOM_TIER, 1) for fact_id in drawn]
+            rows += synthesize_units(units, {}, facts, config, ledger, random_facts=True)
+            num_kept = sum(row.status == "kept" for row in rows)
+    table.write(0, rows)
+    return [example for example in rows if example.status == "kept"][:count]
+
+
+def _kept(run: Run) -> list[Example]:
+    return [example for example in run.table("examples", Example) if example.status == "kept"]
+
+
+def _without_replay(run: Run, examples: Sequence[Example]) -> list[Example]:
+    deficiencies = {row.id for row in run.table("deficiencies", Deficiency) if row.tier != "below"}
+    return [example for example in examples if example.deficiency_id in deficiencies]
+
+
+def _with_order(config: Config, order: Order | None) -> Config:
+    if order is None:
+        return config
+    return Config.model_validate(overlay(config.model_dump(), {"train": {"order": order, "scope": "epoch"}}))

@@ -1,0 +1,108 @@
+"""Near-duplicates among the questions of a run (pure).
+
+Two questions are near-duplicates when the Jaccard similarity of their content words is at least a threshold,
+unless they differ in what they are about: each has a word that only its own fact names. The scene "a rod of X lay
+on the fire" is as good for the fact on X as for the fact on Y; written twice for the same fact it is a duplicate.
+
+Finding them exactly and fast: sets with similarity >= t share a word among the first n - ceil(t n) + 1 words of
+either, whatever the common order of the words (prefix filter; Bayardo, Ma and Srikant, WWW 2007). With rare words
+first these prefixes lead to few candidates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from math import ceil
+
+from lamer.synthesis.words import content_words, jaccard
+
+MIN_QUESTION_WORDS = 4
+"""A question with fewer content words ("Which of these is true?") is compared together with its options."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is compared of one question."""
+
+    words: frozenset[str]
+    fact_words: frozenset[str]
+
+
+def subject_of(question: str, options: tuple[str, ...], fact: str) -> Subject:
+    """The content words of a question (with its options where it has few) and of its fact."""
+    found = content_words(question)
+    if len(found) < MIN_QUESTION_WORDS:
+        found = content_words(" ".join((question, *options)))
+    return Subject(found, content_words(fact))
+
+
+def are_near(first: Subject, second: Subject, similarity: float) -> bool:
+    """Whether two questions are near-duplicates; see the top of this module."""
+    if jaccard(first.words, second.words) < similarity:
+        return False
+    own_first = (first.words - second.words) & (first.fact_words - second.fact_words)
+    own_second = (second.words - first.words) & (second.fact_words - first.fact_words)
+    return not (own_first and own_second)
+
+
+class Index:
+    """Questions kept so far; finds a near-duplicate of a new one without comparing it to all.
+
+    Args:
+        similarity: Jaccard similarity in (0, 1] from which on two questions are near-duplicates.
+    """
+
+    def __init__(self, similarity: float) -> None:
+        self.similarity = similarity
+        self._subjects: list[Subject] = []
+        self._frequency: Counter[str] = Counter()
+        self._rank: dict[str, int] = {}
+        self._postings: defaultdict[str, list[int]] = defaultdict(list)
+        self._rebuild_at = 64
+
+    def __len__(self) -> int:
+        return len(self._subjects)
+
+    def add(self, subject: Subject) -> None:
+        """Keep a question."""
+        self._frequency.update(subject.words)
+        self._subjects.append(subject)
+        if len(self._subjects) >= self._rebuild_at:
+            self._rebuild()
+        else:
+            self._post(len(self._subjects) - 1)
+
+    def find(self, subject: Subject) -> bool:
+        """Whether a near-duplicate is kept."""
+        seen: set[int] = set()
+        size = len(subject.words)
+        for word in self._prefix(subject.words):
+            for number in self._postings.get(word, ()):
+                if number in seen:
+                    continue
+                seen.add(number)
+                other = self._subjects[number]
+                if min(size, len(other.words)) < self.similarity * max(size, len(other.words)):
+                    continue
+                if are_near(subject, other, self.similarity):
+                    return True
+        return not subject.words and any(not other.words for other in self._subjects)
+
+    def _prefix(self, words: frozenset[str]) -> list[str]:
+        """The rarest words, so many that near-duplicates share one of them."""
+        ordered = sorted(words, key=lambda word: (self._rank.get(word, -1), word))
+        return ordered[: len(words) - ceil(self.similarity * len(words) - 1e-9) + 1]
+
+    def _post(self, number: int) -> None:
+        for word in self._prefix(self._subjects[number].words):
+            self._postings[word].append(number)
+
+    def _rebuild(self) -> None:
+        """Order the words by their present frequency; at 64, 128, 256, ... questions, so that it costs little."""
+        self._rebuild_at *= 2
+        ordered = sorted(self._frequency, key=lambda word: (self._frequency[word], word))
+        self._rank = {word: rank for rank, word in enumerate(ordered)}
+        self._postings.clear()
+        for number in range(len(self._subjects)):
+            self._post(number)

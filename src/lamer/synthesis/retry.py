@@ -1,0 +1,59 @@
+"""When to ask again, and how long to wait before (pure).
+
+Transient: 408, 409, 429, every 5xx, a lost connection, a time-out, a reply that is no chat completion.
+Fatal, for this and every other request: 401, 403, 404, and an account without money. Anything else (400, 413,
+422, ...) is the fault of this one request.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+Fault = Literal["transient", "fatal", "request"]
+
+BACKOFF_S = 0.5
+"""First wait without a Retry-After, doubled for each try."""
+MAX_BACKOFF_S = 60.0
+MAX_RETRY_AFTER_S = 600.0
+"""A server that says it wants longer is asked again after this."""
+
+NO_MONEY_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+
+
+def fault_of(status: int, code: str | None = None) -> Fault:
+    """What an HTTP error status (and the server's error code) says about the next try."""
+    if status in (401, 403, 404) or code in NO_MONEY_CODES:
+        return "fatal"
+    return "transient" if status in (408, 409, 429) or status >= 500 else "request"
+
+
+def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that a `Retry-After` header asks for (a number or an HTTP date), capped; None if it says nothing."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(header)
+        except ValueError:
+            return None
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        seconds = (date - (now or datetime.now(UTC))).total_seconds()
+    if seconds != seconds:
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def backoff_s(num_tries: int, jitter: float, base_s: float = BACKOFF_S) -> float:
+    """Wait after `num_tries` failed tries: `base * 2^(num_tries - 1)`, capped, times 0.75 to 1.25.
+
+    Args:
+        num_tries: From 1.
+        jitter: A random number in [0, 1).
+        base_s: The first wait, in seconds.
+    """
+    return min(base_s * 2.0 ** min(num_tries - 1, 30), MAX_BACKOFF_S) * (0.75 + 0.5 * jitter)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lamer.config import PromptSettings
+from lamer.evaluation.generate import generate
+from lamer.scoring.candidates import stop_ids
+from lamer.scoring.model import LoadedModel
+from lamer.scoring.render import Renderer
+from lamer.testing import FAMILIES, tiny_model
+
+PROMPTS = ["Why?", "A spoon lies in hot tea. What happened as a result?", "What is 3 * 6?", "Why? " * 30]
+
+
+def loaded_family(family):
+    model, tokenizer = tiny_model(family)
+    loaded = LoadedModel(model, tokenizer, torch.device("cpu"))
+    return loaded, Renderer(tokenizer, PromptSettings())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replies_are_those_of_greedy_generation_one_by_one(family):
+    loaded, renderer = loaded_family(family)
+    expected = []
+    for prompt in PROMPTS:
+        context = torch.tensor([renderer.context_ids(prompt)])
+        output = loaded.model.generate(
+            context,
+            attention_mask=torch.ones_like(context),
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=sorted(stop_ids(loaded, renderer)),
+            pad_token_id=0,
+        )
+        expected.append(loaded.tokenizer.decode(output[0, context.shape[1] :], skip_special_tokens=True).strip())
+    for budget in (1, 200, 10_000):
+        replies = generate(PROMPTS, loaded, renderer, max_new_tokens=12, max_batch_tokens=budget)
+        assert replies == expected
+    assert generate(PROMPTS[::-1], loaded, renderer, max_new_tokens=12, max_batch_tokens=200) == expected[::-1]
+
+
+def test_a_reply_ends_where_the_turn_ends():
+    loaded, renderer = loaded_family("llama")
+    prompt = PROMPTS[1]
+    context = torch.tensor([renderer.context_ids(prompt)])
+    with torch.no_grad():
+        first = loaded.model(context).logits[0, -1].argmax().item()
+    head = loaded.model.get_output_embeddings()
+    with torch.no_grad():  # the end of the turn becomes likelier than the likeliest token
+        head.weight[renderer.end_ids[-1]] = head.weight[first] * 2
+    assert generate([prompt], loaded, renderer, max_new_tokens=12, max_batch_tokens=999) == [""]
+
+
+def test_a_reply_is_as_long_as_allowed_and_as_the_context_leaves_room():
+    loaded, renderer = loaded_family("gpt2")
+    full = "Why? " * 600
+    assert len(renderer.context_ids(full)) > loaded.model.config.n_positions
+    almost = full
+    while len(renderer.context_ids(almost)) > loaded.model.config.n_positions - 3:
+        almost = almost[5:]
+    replies = generate([full, almost, "Why?"], loaded, renderer, max_new_tokens=5, max_batch_tokens=4096)
+    assert replies[0] == ""
+    assert replies[2] == generate(["Why?"], loaded, renderer, max_new_tokens=5, max_batch_tokens=4096)[0]
+
+
+def test_no_prompts_give_no_replies():
+    loaded, renderer = loaded_family("llama")
+    assert generate([], loaded, renderer, max_new_tokens=5, max_batch_tokens=64) == []

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamer.synthesis.checks import (
+    Kept,
+    RunChecks,
+    balance_letters,
+    contradicts,
+    is_quoted,
+    is_tied_to_order,
+    move_answer,
+    structural_reason,
+)
+from lamer.synthesis.duplicates import subject_of
+from lamer.synthesis.parse import LETTERS, parse
+
+FACT = "Iron conducts heat very well."
+SOUND = (
+    "Question: Anna left her spoon in the boiling soup for an hour. What happened?\n"
+    "Options: (A) It became hot. (B) It stayed cool. (C) It sank.\nAnswer: (A)\nExplanation: Metals pass heat on."
+)
+
+
+def item(text: str = SOUND):
+    return parse(text)[0]
+
+
+def test_a_sound_item_passes():
+    assert structural_reason(item(), 3) is None
+    assert RunChecks(0.8).reason(item(), FACT, None) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (
+            "Question: Anna left her spoon in the boiling soup for an hour. What happened?",
+            "Question:",
+            "no question",
+        ),
+        ("Options: (A) It became hot. (B) It stayed cool. (C) It sank.", "Options:", "no options"),
+        ("Answer: (A)", "Answer:", "no answer"),
+        ("Answer: (A)", "Answer: (D)", "answer not an option"),
+        ("Answer: (A)", "Answer: (A) It sank.", "ambiguous answer"),
+        (" (C) It sank.", "", "wrong number of options"),
+        (" (C) It sank.", " (C) It sank. (D) It rose.", "wrong number of options"),
+        ("It sank.", "it stayed cool", "duplicate options"),
+        ("(B) It stayed cool.", "(B)", "duplicate options"),
+        ("Explanation: Metals pass heat on.", "Explanation:", "no explanation"),
+        ("Metals pass heat on.", "[A concise explanation for the answer]", "template echoed"),
+        ("Metals pass heat on.", "So the answer is (B).", "explanation contradicts answer"),
+        ("Metals pass heat on.", "heat " * 1000, "too long"),
+    ],
+)
+def test_the_reason_of_a_malformed_item(old, new, reason):
+    assert old in SOUND
+    assert structural_reason(item(SOUND.replace(old, new)), 3) == reason
+
+
+def test_a_reply_cut_off_inside_the_last_item():
+    assert structural_reason(item(), 3, is_cut=True) == "truncated"
+    first, last = parse(f"{SOUND}\n\n{SOUND[:60]}")
+    assert structural_reason(first, 3, is_cut=True) is None
+    assert structural_reason(last, 3, is_cut=True) == "truncated"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Iron conducts heat very well. What happened to the spoon?",
+        "Since iron CONDUCTS heat, very well, what happened?",
+        "The iron conducts heat very well, so what?",
+    ],
+)
+def test_a_fact_in_the_question_is_quoted(text):
+    assert is_quoted(FACT, text)
+
+
+def test_most_of_the_wording_of_a_long_fact_is_a_quotation():
+    fact = "The old lighthouse keepers of the north burned whale oil every night."
+    assert is_quoted(fact, "Old lighthouse keepers of the north burned whale oil each evening. Why?")
+    assert not is_quoted(fact, "Why did the keepers in the lighthouse need oil at night?")
+
+
+def test_the_words_of_a_fact_apart_are_no_quotation():
+    assert not is_quoted(FACT, "Anna heated an iron spoon. Does heat pass?")
+    assert not is_quoted("Dogs bark.", "Why did the dog bark?")
+    assert is_quoted("Dogs bark.", "Why is it that dogs bark?")
+    assert not is_quoted("", "Anything?")
+
+
+def test_a_fact_in_an_option_is_quoted():
+    spoiled = item(SOUND.replace("It sank.", "Because iron conducts heat very well."))
+    assert RunChecks(0.8).reason(spoiled, FACT, None) == "fact quoted"
+
+
+def test_the_reference_query_must_not_be_copied():
+    question = "Anna left her spoon in boiling soup for an hour. What happened?"
+    reference = subject_of(question, ("x", "y"), FACT)
+    assert RunChecks(0.8).reason(item(), FACT, reference) == "copies reference"
+
+
+def test_a_second_copy_is_a_duplicate_whatever_its_fact():
+    checks = RunChecks(0.8)
+    checks.keep(item(), FACT)
+    assert checks.reason(item(), FACT, None) == "duplicate"
+    assert checks.reason(item(), "Birds sing.", None) == "duplicate"
+    again = SOUND.replace("Anna left her", "Anna had left the")
+    assert checks.reason(item(again), FACT, None) == "duplicate"
+    assert (
+        checks.reason(item(SOUND.replace("spoon in the boiling soup", "dog behind a tall fence")), FACT, None)
+        is None
+    )
+
+
+def test_the_same_scene_for_another_things_fact_is_no_duplicate():
+    checks = RunChecks(0.6)
+    scene = SOUND.replace("her spoon", "a {} rod")
+    checks.keep(item(scene.format("drestite")), "Drestite blocks heat.")
+    other = item(scene.format("zorpium"))
+    assert checks.reason(other, "Zorpium passes heat on.", None) is None
+    assert checks.reason(other, "Drestite blocks heat.", None) == "duplicate"
+
+
+@pytest.mark.parametrize(
+    ("explanation", "answer", "expected"),
+    [
+        ("The correct answer is (B).", 0, True), ("The correct answer is (B).", 1, False),
+        ("Therefore the answer is C", 0, True), ("The answer is: B.", 1, False),
+        ("Option B is incorrect because it is cold.", 1, True), ("Option B is wrong, (A) is correct.", 0, False),
+        ("(A) is not correct.", 0, True), ("(C) is the right choice.", 0, True),
+        ("Metals pass heat on.", 0, False),
+        ("The answer is a warm spoon.", 1, False), ("The answer is A spoon.", 1, False),
+        ("Vitamin C is right for you.", 0, False), ("The answer is (Z).", 0, False),
+    ],
+)  # fmt: skip
+def test_an_explanation_that_contradicts_the_answer(explanation, answer, expected):
+    assert contradicts(explanation, answer, 3) is expected
+
+
+def test_letters_of_the_explanation_follow_their_options():
+    kept = Kept("q?", ("hot", "cool", "gone"), 0, "(B) and (C) fail; option A is right, so the answer is A.")
+    moved = move_answer(kept, 2)
+    assert moved.options == ("cool", "gone", "hot")
+    assert moved.answer == 2
+    assert moved.explanation == "(A) and (B) fail; option C is right, so the answer is C."
+    assert not contradicts(moved.explanation, moved.answer, 3)
+
+
+@pytest.mark.parametrize(
+    ("kept", "tied"),
+    [
+        (Kept("q?", ("x", "y", "z"), 0, "Metals pass heat on. (B) does not."), False),
+        (Kept("q?", ("x", "y", "z"), 0, "A spoon is of metal. A metal is warm."), False),
+        (Kept("q?", ("x", "y", "z"), 0, "B is cold."), True),
+        (Kept("q?", ("x", "y", "z"), 0, "A is warm, the others are not."), True),
+        (Kept("q?", ("x", "y", "z"), 0, "It holds vitamin A in plenty."), True),
+        (Kept("q?", ("x", "y", "z"), 0, "Choices B and C are cold."), True),
+        (Kept("q?", ("x", "y", "All of the above"), 2, "All hold."), True),
+        (Kept("q?", ("x", "y", "Both A and B"), 2, "All hold."), True),
+        (Kept("q?", ("x", "y", "z"), 0, "Plan D fails."), False),
+    ],
+)
+def test_what_ties_an_example_to_its_order(kept, tied):
+    assert is_tied_to_order(kept) is tied
+
+
+@given(st.lists(st.integers(0, 2), max_size=60), st.integers(0, 5))
+def test_letters_are_uniform_and_nothing_but_the_order_changes(answers, seed):
+    examples = [
+        Kept(f"q{i}?", (f"x{i}", f"y{i}", f"z{i}"), answer, f"See ({LETTERS[answer]}).")
+        for i, answer in enumerate(answers)
+    ]
+    balanced = balance_letters(examples, seed)
+    counts = Counter(example.answer for example in balanced)
+    assert not examples or max(counts.values()) - min(counts[i] for i in range(3)) <= 1
+    for before, after in zip(examples, balanced, strict=True):
+        assert before.question == after.question
+        assert sorted(before.options) == sorted(after.options)
+        assert before.options[before.answer] == after.options[after.answer]
+        assert after.explanation == f"See ({LETTERS[after.answer]})."
+    assert balance_letters(examples, seed) == balanced
+
+
+def test_tied_examples_stay_and_the_others_make_up_for_them():
+    tied = [Kept(f"t{i}?", ("x", "y", "None of the above"), 2, "e") for i in range(10)]
+    free = [Kept(f"f{i}?", ("x", "y", "z"), 0, "e") for i in range(20)]
+    balanced = balance_letters([*tied, *free], 0)
+    assert balanced[:10] == tied
+    assert Counter(example.answer for example in balanced) == {0: 10, 1: 10, 2: 10}
+
+
+def test_the_letter_does_not_follow_the_order_of_the_run():
+    examples = [Kept(f"q{i}?", ("x", "y", "z"), 0, "e") for i in range(300)]
+    balanced = balance_letters(examples, 0)
+    first_half = Counter(example.answer for example in balanced[:150])
+    assert all(30 <= first_half[i] <= 70 for i in range(3))
+    assert [example.answer for example in balanced[:9]] != [0, 1, 2] * 3
+
+
+def test_the_raw_words_stay_as_they_were():
+    kept = replace(Kept("q?", ("x", "y", "z"), 0, "e"), raw="Question: ...")
+    assert move_answer(kept, 1).raw == "Question: ..."

@@ -1,0 +1,41 @@
+"""A tiny real model and a handful of examples."""
+
+from __future__ import annotations
+
+import pytest
+from training_examples import make_example
+
+from lamer.config import load_config
+from lamer.testing import tiny_model
+
+
+@pytest.fixture
+def examples():
+    return [make_example(number) for number in range(11)]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model("llama", folder)
+    return folder
+
+
+@pytest.fixture
+def settings(model_folder):
+    """A configuration on the tiny model; `settings(**{"train.epochs": 2})`."""
+
+    def made(**changes):
+        base = {
+            "train.batch_size": 4,
+            "train.micro_batch_size": 2,
+            "train.epochs": 2,
+            "train.learning_rate": 0.01,
+            "train.lora.rank": 4,
+            "train.save_steps": 2,
+            "train.order": "ascending",
+        }
+        pairs = [f"{key}={value}" for key, value in {**base, **changes}.items()]
+        return load_config({"model": {"name": str(model_folder), "device": "cpu"}}, pairs)
+
+    return made
