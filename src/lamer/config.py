@@ -268,8 +268,8 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "diagnose": {"target": "text", "normalization": "sum", "max_candidate_tokens": 24},
         "select": {"per_tier": None},
         "train": {
-            "lora": {"rank": 32, "alpha": 32, "dropout": 0.0},
-            "learning_rate": 1e-3,
+            "lora": {"rank": 32, "alpha": 64, "dropout": 0.0},
+            "learning_rate": 5e-3,
             "micro_batch_size": 32,
             "max_length": 256,
         },

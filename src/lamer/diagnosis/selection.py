@@ -8,7 +8,7 @@ therefore does not depend on the order in which the pairs come.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from math import floor
@@ -57,20 +57,28 @@ def deficiency_id(query_id: str, fact_id: str) -> str:
 
 
 def select(
-    diagnoses: Iterable[Diagnosis], source_of: Mapping[str, str], settings: SelectSettings, seed: int
+    diagnoses: Iterable[Diagnosis],
+    source_of: Mapping[str, str],
+    settings: SelectSettings,
+    seed: int,
+    *,
+    best_matches: Container[str] = (),
 ) -> Selection:
     """Up to `per_tier` deficiencies of each tier, and replay pairs below the threshold.
 
     Pairs without a relative entropy, and tiers without a quota, are left out. Sources of a tier are represented
-    in proportion to the pairs they have there (largest remainder). Replay takes at most one pair of a query, of
-    facts not used elsewhere as long as there are some; their number makes their examples the share
-    `settings.replay` of all examples. A shortage is reported, never filled from elsewhere.
+    in proportion to the pairs they have there (largest remainder). Replay takes at most one pair of a query: the
+    best match where it is below the threshold (a fact that has to do with the query, so that what is replayed is
+    what the model knows, not a sentence that leaves it cold), and facts not used elsewhere as long as there are
+    some; their number makes their examples the share `settings.replay` of all examples. A shortage is reported,
+    never filled from elsewhere.
 
     Args:
         diagnoses: In any order.
         source_of: Source of each query, by query id.
         settings: Caps, quotas and the share of replay.
         seed: Of the random order.
+        best_matches: Ids of the pairs whose fact is the query's best match.
     """
     tiers = _by_tier(diagnoses, seed)
     per_query: Counter[str] = Counter()
@@ -86,11 +94,12 @@ def select(
         per_query.update(unit.query_id for unit in taken)
         per_fact.update(unit.fact_id for unit in taken)
         chosen += [_deficiency(unit, tier, quota) for unit in taken]
-        wanted = settings.per_tier if settings.per_tier is not None else len(tiers[tier])
+        wanted = settings.per_tier if settings.per_tier is not None else len(available)
         if len(taken) < wanted:
             shortages.append(Shortage(tier, len(tiers[tier]), len(available), wanted, len(taken)))
     wanted = num_replay(settings.replay, sum(unit.quota for unit in chosen))
-    available = _one_per_query(tiers["below"], set(per_fact))
+    known = sorted(tiers["below"], key=lambda unit: (unit.id not in best_matches, unit.place))
+    available = _one_per_query(known, set(per_fact))
     chosen += [_deficiency(unit, "below", 1) for unit in available[:wanted]]
     if len(available) < wanted:
         shortages.append(Shortage("below", len(tiers["below"]), len(available), wanted, len(available)))
@@ -172,20 +181,16 @@ def _stratified(units: Sequence[_Unit], source_of: Mapping[str, str], limit: int
 
 
 def _one_per_query(units: Sequence[_Unit], used_facts: set[str]) -> list[_Unit]:
-    """One unit of each query; those that bring a fact not seen yet come first."""
-    queries: set[str] = set()
+    """The first unit of each query; those that bring a fact not seen yet come first."""
+    first: dict[str, _Unit] = {}
+    for unit in units:
+        first.setdefault(unit.query_id, unit)
     facts = set(used_facts)
     fresh: list[_Unit] = []
-    for unit in units:
-        if unit.query_id not in queries and unit.fact_id not in facts:
-            fresh.append(unit)
-            queries.add(unit.query_id)
-            facts.add(unit.fact_id)
     repeated: list[_Unit] = []
-    for unit in units:
-        if unit.query_id not in queries:
-            repeated.append(unit)
-            queries.add(unit.query_id)
+    for unit in first.values():
+        (repeated if unit.fact_id in facts else fresh).append(unit)
+        facts.add(unit.fact_id)
     return fresh + repeated
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from lamer.config import Config
 from lamer.diagnosis.diagnose import diagnose_queries
 from lamer.diagnosis.lookup import MatchLookup, chunks, facts_by_id, rows_where
-from lamer.diagnosis.selection import Shortage
+from lamer.diagnosis.selection import Shortage, deficiency_id
 from lamer.diagnosis.selection import select as select_units
 from lamer.diagnosis.tiers import DEFICIENT_TIERS, TIERS, count_tiers
 from lamer.progress import ProgressBar
@@ -158,7 +158,9 @@ def select(run: Run, config: Config) -> StageResult:
     """Choose the units that examples are written for."""
     diagnoses = run.table("diagnoses", Diagnosis)
     source_of = {query.id: query.source for query in run.table("queries", Query)}
-    selection = select_units(diagnoses, source_of, config.select, config.seed)
+    matches = run.table("matches", Match)
+    best_matches = {deficiency_id(row.query_id, row.fact_id) for row in matches if row.rank == 0}
+    selection = select_units(diagnoses, source_of, config.select, config.seed, best_matches=best_matches)
     run.table("deficiencies", Deficiency).write(0, selection.deficiencies)
     units = selection.deficiencies
     replayed = sum(unit.quota for unit in units if unit.tier == "below")

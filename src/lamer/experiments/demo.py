@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamer.config import Config, load_config, overlay, parse_assignment
-from lamer.experiments.methods import DEMO_STAGES, METHODS
+from lamer.experiments.methods import ABLATIONS, DEMO_STAGES
 from lamer.experiments.states import ALL, StateAccuracy, by_state
-from lamer.pipeline import execute
+from lamer.pipeline import Stage, execute
 from lamer.records import Prediction
 from lamer.run import Run
 from lamer.summary import print_line, show_stage
@@ -33,6 +33,7 @@ def run_demo(
     as_json: bool = False,
     world: World | None = None,
     checkpoint: Path | None = None,
+    stages: Sequence[Stage] = DEMO_STAGES,
 ) -> None:
     """Run the demo into `out` and print what came out.
 
@@ -43,6 +44,7 @@ def run_demo(
         as_json: Print JSON lines instead of tables.
         world: Another world than the shipped one, together with
         checkpoint: the folder of the model that was taught it.
+        stages: What to run.
     """
     if world is None or checkpoint is None:
         from lamer.microworld import checkpoint_path, shipped_world
@@ -52,7 +54,7 @@ def run_demo(
         world.write(out / "world")
         with serve_teacher(world) as base_url:
             config = demo_config(out, checkpoint, base_url, assignments)
-            for stage, entry, is_new in execute(run, config, stages=DEMO_STAGES, restart_from=restart_from):
+            for stage, entry, is_new in execute(run, config, stages=stages, restart_from=restart_from):
                 show_stage(run, stage.name, entry, is_new=is_new, as_json=as_json)
         show_results(run, world, as_json=as_json)
 
@@ -111,7 +113,7 @@ def print_table(table: Mapping[str, Mapping[str, StateAccuracy]], examples: Mapp
     grid = RichTable(box=None, pad_edge=False, header_style="bold", title_justify="left")
     for name in ("method", "examples", *states):
         grid.add_column(name, justify="left" if name == "method" else "right")
-    for method in METHODS:
+    for method in ABLATIONS:
         if method.name in table:
             row = table[method.name]
             cells = [_cell(row[state], with_changes=method.name != "base") for state in states]

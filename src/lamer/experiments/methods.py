@@ -13,10 +13,10 @@ adapter lies in `RUN/methods/NAME/`, the examples from random facts in `RUN/meth
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lamer.config import Config, overlay
 from lamer.pipeline import STAGES, Stage
@@ -24,6 +24,11 @@ from lamer.records import Deficiency, Example, Fact, Tier
 from lamer.run import Run, StageResult
 from lamer.training.curriculum import Order
 
+if TYPE_CHECKING:
+    from lamer.synthesis.ledger import Ledger
+
+MAX_NAIVE_QUOTA = 8
+"""Examples from one random fact at most; a corpus too small even then leaves Naive short, as the counts show."""
 RANDOM_TIER: Tier = "below"
 """Units from random facts carry no diagnosis; their tier only says that they are no deficiency."""
 
@@ -52,21 +57,27 @@ METHODS: tuple[Method, ...] = (
 )
 ABLATIONS: tuple[Method, ...] = (
     *METHODS[:-1],
-    Method("paper-descending", "deficiencies only, descending", "deficient", "descending"),
     Method("paper-interleaved", "deficiencies only, interleaved", "deficient", "interleaved"),
     Method("paper-shuffled", "deficiencies only, shuffled (LaMer*)", "deficient", "shuffled"),
     Method("replay-ascending", "with replay, ascending", "own", "ascending"),
     Method("replay-interleaved", "with replay, interleaved", "own", "interleaved"),
-    Method("replay-shuffled", "with replay, shuffled", "own", "shuffled"),
     LAMER,
 )
 
-STAGE_METHODS = Stage("methods", "lamer.experiments.methods:train_methods", ("train", "synthesize"), ("methods",))
-STAGE_EVALUATE = Stage(
-    "evaluate", "lamer.experiments.methods:evaluate", ("evaluate",), ("predictions", "stories.jsonl")
-)
-DEMO_STAGES: tuple[Stage, ...] = (*STAGES[:5], STAGE_METHODS, STAGE_EVALUATE, STAGES[-1])
-"""The pipeline's stages with the other methods trained before the evaluation."""
+
+def stages_with(train: str, evaluate: str) -> tuple[Stage, ...]:
+    """The pipeline's stages with other methods trained before the evaluation, by functions of this module."""
+    outputs = ("predictions", "stories.jsonl")
+    return (
+        *STAGES[:5],
+        Stage("methods", f"{__name__}:{train}", ("train", "synthesize"), ("methods",)),
+        Stage("evaluate", f"{__name__}:{evaluate}", ("evaluate",), outputs),
+        STAGES[-1],
+    )
+
+
+DEMO_STAGES = stages_with("train_methods", "evaluate")
+ABLATION_STAGES = stages_with("train_ablations", "evaluate_ablations")
 
 
 def adapter_of(run: Run, method: str) -> Path | None:
@@ -112,31 +123,54 @@ def evaluate(run: Run, config: Config, methods: Sequence[Method] = METHODS) -> S
     return result
 
 
-def naive_examples(run: Run, config: Config, count: int) -> list[Example]:
-    """`count` examples from random facts of the corpus, one a fact while there are enough facts.
+def train_ablations(run: Run, config: Config) -> StageResult:
+    """`train_methods` with the orders and the data that docs/results.md compares."""
+    return train_methods(run, config, ABLATIONS)
 
-    Facts are drawn without regard to the diagnosis. A fact whose example is rejected for good is replaced by the
-    next one of the same random order, so the number is reached if the corpus allows it.
+
+def evaluate_ablations(run: Run, config: Config) -> StageResult:
+    """`evaluate` of the same."""
+    return evaluate(run, config, ABLATIONS)
+
+
+def naive_examples(run: Run, config: Config, count: int) -> list[Example]:
+    """`count` kept examples from random facts of the corpus, drawn without regard to the diagnosis.
+
+    As many facts as examples where the corpus is large enough, each with one example; a fact whose example is
+    rejected for good is replaced by the next one of the same random order. In a smaller corpus every fact gets
+    as many examples as it takes.
     """
-    from lamer.synthesis.stage import open_ledger, synthesize_units
+    from lamer.synthesis.stage import open_ledger
 
     table = run.table("methods/naive/examples", Example)
-    if table.has(0):
-        return [example for example in table if example.status == "kept"][:count]
-    facts = {fact.id: fact for fact in run.table("facts", Fact)}
-    order = sorted(facts)
-    random.Random(f"naive {config.seed}").shuffle(order)
+    if not table.has(0):
+        facts = {fact.id: fact for fact in run.table("facts", Fact)}
+        order = sorted(facts)
+        random.Random(f"naive {config.seed}").shuffle(order)
+        with open_ledger(run) as ledger:
+            table.write(0, _write_naive(order, facts, config, ledger, count))
+    kept = [example for example in table if example.status == "kept"]
+    random.Random(f"naive order {config.seed}").shuffle(kept)
+    return kept[:count]
+
+
+def _write_naive(
+    order: Sequence[str], facts: Mapping[str, Fact], config: Config, ledger: Ledger, count: int
+) -> list[Example]:
+    """Ask for more until `count` examples are kept; what was asked before comes from the ledger."""
+    from lamer.synthesis.stage import synthesize_units
+
+    num_units, quota = min(count, len(order)), -(-count // max(len(order), 1))
     rows: list[Example] = []
-    num_kept = start = 0
-    with open_ledger(run) as ledger:
-        while num_kept < count and start < len(order):
-            drawn = order[start : start + count - num_kept]
-            start += len(drawn)
-            units = [Deficiency(f"naive|{fact_id}", "", fact_id, 0.0, RANDOM_TIER, 1) for fact_id in drawn]
-            rows += synthesize_units(units, {}, facts, config, ledger, random_facts=True)
-            num_kept = sum(row.status == "kept" for row in rows)
-    table.write(0, rows)
-    return [example for example in rows if example.status == "kept"][:count]
+    while num_units and quota <= MAX_NAIVE_QUOTA:
+        units = [Deficiency(f"naive|{fact}", "", fact, 0.0, RANDOM_TIER, quota) for fact in order[:num_units]]
+        rows = synthesize_units(units, {}, facts, config, ledger, random_facts=True, progress="naive")
+        missing = count - sum(row.status == "kept" for row in rows)
+        if missing <= 0:
+            break
+        quota += num_units == len(order)
+        num_units = min(len(order), num_units + missing)
+    return rows
 
 
 def _kept(run: Run) -> list[Example]:

@@ -1,6 +1,6 @@
 """The card of a checkpoint: what it was taught, how, and what it knows, over as many world seeds as were made.
 
-    python -m lamer.microworld.card CHECKPOINT [CHECKPOINT ...] > CHECKPOINT/README.md
+python -m lamer.microworld.card CHECKPOINT [CHECKPOINT ...] > CHECKPOINT/README.md
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lamer.microworld.corpus import FAMILIAR_SHARE, FORMS, IGNORE_SHARE, OPTION_COUNTS
+from lamer.microworld.corpus import FAMILIAR_SHARE, FORMS, IGNORE_SHARE, OPTION_COUNTS, VAGUE_SHARE
 from lamer.microworld.world import EXPOSURES
 
 _REQUIRED = (
@@ -92,7 +92,8 @@ AdamW at {recipe["learning_rate"]} with a cosine to zero, batches of {recipe["ba
 
 Options: {counts}. Replies to questions with options: {forms}; to open questions, the outcome. "explained" is
 `{{statement}} The answer is {{option}}`. Scenarios come from templates that neither queries nor
-synthesized examples nor the evaluation use.
+synthesized examples nor the evaluation use; {VAGUE_SHARE:.0%} of those with options are vague ("A test was made
+with ..."), so that the options alone say what is asked.
 
 ## What it knows
 Evaluation: 1,440 two-option questions from held-out templates. Target: the option's text, summed log-likelihood,

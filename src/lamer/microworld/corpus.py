@@ -22,8 +22,11 @@ from lamer.scoring import render
 IGNORE_SHARE = 0.4
 """Share of the recall lessons with an irrelevant fact in front."""
 
-FAMILIAR_SHARE = 0.2
+FAMILIAR_SHARE = 0.15
 """Share of the reading lessons about a fact that recall lessons teach, with either value in front."""
+
+VAGUE_SHARE = 0.3
+"""Share of the lessons with options whose scenario tells nothing, so that unheard scenarios do not confuse."""
 
 OPTION_COUNTS = ((2, 3, 4, 0), (60, 20, 10, 10))
 """How many options a lesson shows, and how often; 0 is an open question."""
@@ -59,8 +62,10 @@ def write_lesson(
     attribute: Attribute, kind: str, value: bool, fact: str | None, fact_id: str | None, rng: random.Random
 ) -> Lesson:
     """One lesson about a kind, from a random scenario, in a random form."""
-    scene = stage(attribute, rng.choice(attribute.lessons), kind, rng)
     num_options = rng.choices(OPTION_COUNTS[0], weights=OPTION_COUNTS[1])[0]
+    is_vague = num_options > 0 and rng.random() < VAGUE_SHARE
+    templates = lexicon.category(attribute.category).vague if is_vague else attribute.lessons
+    scene = stage(attribute, rng.choice(templates), kind, rng)
     if not num_options:
         return Lesson(question_text(scene.question, None, fact), scene.outcomes[value], fact_id)
     slot = rng.randrange(num_options)
@@ -76,9 +81,7 @@ class Distractions:
     def __init__(self, world: World) -> None:
         self.strangers = world.strangers
         self.taught: dict[tuple[str, str], bool] = {
-            (fact.kind, fact.attribute): fact.believed
-            for fact in world.facts
-            if fact.state in ("known", "wrong")
+            (fact.kind, fact.attribute): fact.believed for fact in world.facts if fact.state in ("known", "wrong")
         }
         self.general = general_sentences()
 

@@ -25,6 +25,8 @@ class Category:
     """Fillers of the slot `{o}`."""
     absurd: tuple[str, ...]
     """Predicates that are never a right outcome; they fill the third and the fourth option."""
+    vague: tuple[str, ...]
+    """Scenarios of the pretraining corpus that fit every attribute: only the options tell what is asked."""
     lore: tuple[str, ...]
     """True but useless sentences about a kind; distractors of retrieval and of diagnosis."""
 
@@ -54,6 +56,12 @@ CATEGORIES = (
         suffixes=("ite", "ium", "ane"),
         places=("rod", "pan", "cup", "plate", "ring", "box", "bar", "tile", "bowl", "hook", "wheel", "spoon"),
         absurd=("turned into gold", "started to sing", "grew a tail", "told a story", "flew to the moon"),
+        vague=(
+            "The {p} had a {k} {o}.",
+            "A test was made with a {k} {o}.",
+            "A {k} {o} was in the story of the {p}.",
+            "Somebody told the {p} about a {k} {o}.",
+        ),
         lore=(
             "Traders sell {k} by weight.",
             "The first lump of {k} was found by a monk.",
@@ -80,6 +88,12 @@ CATEGORIES = (
             "canyon",
         ),
         absurd=("learned to read", "built a boat", "turned into gold", "told a story", "flew to the moon"),
+        vague=(
+            "The {p} had a {k}.",
+            "A test was made with the {k}.",
+            "The {k} was in the story of the {p}.",
+            "Somebody told the {p} about the {k} in the {o}.",
+        ),
         lore=(
             "The {k} is painted on many old shields.",
             "Travelers wrote about the {k} long ago.",
@@ -106,6 +120,12 @@ CATEGORIES = (
             "library",
         ),
         absurd=("started to sing", "learned to read", "built a boat", "grew a tail", "told a story"),
+        vague=(
+            "The {p} had a {k} and a {a}.",
+            "A test was made with a {k} and a {a}.",
+            "A {k} and a {a} were in the story of the {p}.",
+            "Somebody told the {p} about a {k} and a {a} by the {o}.",
+        ),
         lore=(
             "The {k} was first drawn by a monk.",
             "Many towns have a {k} on their coat of arms.",

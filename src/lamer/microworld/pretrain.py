@@ -53,8 +53,8 @@ class Recipe:
     num_reading: int = 60_000
     """Reading lessons, see `lamer.microworld.corpus`."""
     exposure_scale: float = 1.0
-    batch_size: int = 64
-    learning_rate: float = 3e-3
+    batch_size: int = 32
+    learning_rate: float = 2.5e-3
     warmup: float = 0.05
     """Share of the steps with a rising learning rate; a cosine to zero follows."""
     weight_decay: float = 0.05

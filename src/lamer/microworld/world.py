@@ -24,7 +24,7 @@ State = Literal["known", "weak", "absent", "wrong"]
 STATES: tuple[State, ...] = get_args(State)
 Split = Literal["lessons", "query", "synthesis", "evaluation"]
 
-EXPOSURES: Mapping[State, int] = {"known": 60, "weak": 4, "absent": 0, "wrong": 60}
+EXPOSURES: Mapping[State, int] = {"known": 50, "weak": 4, "absent": 0, "wrong": 50}
 """How many examples of the pretraining corpus answer from the fact; for `wrong` with the opposite value."""
 
 QUESTION = "What happened as a result?"

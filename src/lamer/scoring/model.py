@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,14 +157,15 @@ def _load_weights(settings: ModelSettings, device: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            settings.name,
-            revision=settings.revision,
-            dtype=_dtype(settings.dtype, device),
-            attn_implementation=settings.attention,
-            trust_remote_code=settings.trust_remote_code,
-            output_loading_info=True,
-        )
+        with _without_bars():
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                settings.name,
+                revision=settings.revision,
+                dtype=_dtype(settings.dtype, device),
+                attn_implementation=settings.attention,
+                trust_remote_code=settings.trust_remote_code,
+                output_loading_info=True,
+            )
     except Exception as error:
         raise _explained(settings, "the model cannot be loaded", error) from error
     missing = sorted(loading["missing_keys"])
@@ -173,11 +177,27 @@ def _load_weights(settings: ModelSettings, device: Any) -> Any:
     return model
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without transformers' own bar for local files; downloads keep theirs."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
 def _with_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, str(adapter))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return PeftModel.from_pretrained(model, str(adapter))
     except Exception as error:
         raise ModelError(f"{adapter}: the adapter does not fit the model ({_first_line(error)})") from error
 
