@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 from lamer.microworld import lexicon
 from lamer.microworld.lexicon import Attribute
-from lamer.microworld.world import World, lay_out, stage, statements
+from lamer.microworld.world import World, general_sentences, lay_out, stage, statements
 
 Mistake = Literal["malformed", "wrong letter", "leaked fact", "duplicate"]
 MISTAKES: tuple[Mistake, ...] = get_args(Mistake)
@@ -187,19 +187,21 @@ def spoil(example: Example, mistake: Mistake, fact: str, earlier: Sequence[str],
 
 
 def cloze(fact: str, rng: random.Random) -> Example:
-    """An example for any sentence: how does it end?"""
+    """An example for any sentence: how does it go on? Question and options show half of it each."""
     words = fact.rstrip(" .!?").split()
     if len(words) < 3:
         words = ["This", "is", "about", *words]
+    half = len(words) // 2
     place = rng.choice([place for category in lexicon.CATEGORIES for place in category.places])
     asker, other = rng.sample(lexicon.PEOPLE, 2)
-    question = (
-        f"In the {place}, the {asker} read to the {other}: {' '.join(words[:-1])} ... How does the sentence end?"
-    )
-    wrong = rng.sample([w for w in (*lexicon.PEOPLE, *lexicon.ANIMALS) if w != words[-1]], NUM_OPTIONS - 1)
+    question = f"In the {place}, the {asker} read to the {other}: {' '.join(words[:half])} ... How does it go on?"
+    right = " ".join(words[half:])
+    others = [sentence.rstrip(".").split() for sentence in rng.sample(general_sentences(), NUM_OPTIONS + 1)]
+    tails = [" ".join(sentence[len(sentence) // 2 :]) for sentence in others]
+    wrong = [tail for tail in dict.fromkeys(tails) if tail != right][: NUM_OPTIONS - 1]
     slot = rng.randrange(NUM_OPTIONS)
-    endings = [*wrong[:slot], words[-1], *wrong[slot:]]
-    return Example(question, tuple(f"It ends with {ending}." for ending in endings), slot, fact)
+    endings = [*wrong[:slot], right, *wrong[slot:]]
+    return Example(question, tuple(f"It goes on: {ending}." for ending in endings), slot, fact)
 
 
 def solve_math(request: str, rng: random.Random) -> str:
