@@ -6,8 +6,8 @@
 
 DATA holds ecare/, facts/ and benchmarks/comm.jsonl. Prints rows, seconds and peak memory of every stage. With
 `--kill`, the run is killed (SIGKILL) in those stages and started again each time; `--same-as` compares its tables
-with those of another run. The teacher is the embedded one behind a local server: it knows nothing of the real world,
-so what it writes exercises the pipeline and repairs little.
+with those of another run. The teacher is the embedded one behind a local server: it knows nothing of the real
+world, so what it writes exercises the pipeline and repairs little.
 """
 
 from __future__ import annotations

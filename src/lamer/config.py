@@ -264,7 +264,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
     },
     "demo": {
         "prompt": {"completion": "{explanation} The answer is {option}"},
-        "retrieve": {"method": "bm25"},
+        "retrieve": {"method": "bm25", "top_k": 8},
         "diagnose": {"target": "text", "normalization": "sum", "max_candidate_tokens": 24},
         "select": {"per_tier": None},
         "train": {

@@ -36,16 +36,18 @@ def retrieval_text(query: Query) -> str:
     """What is searched for: the query's text and its options, where it has some.
 
     The fact that decides a query is often about an option: on e-CARE (600 dev queries, 256 K facts, BM25, four
-    facts a query) the human explanation is found for 37 % with the options and for 21 % without. All options go
-    in, so no label is used.
+    facts a query, every occurrence of a word counted) the human explanation is found for 37 % with the options and
+    for 21 % without. All options go in, so no label is used.
     """
     return " ".join((query.text, *(query.options or ())))
 
 
 class Bm25Retriever:
     """Okapi BM25 in Lucene's variant (k1 = 1.5, b = 0.75) over lower-case words of two characters and more,
-    English stop words left out, no stemming. A fact that shares no word with the text is no hit, so there may be
-    fewer than `top_k`.
+    English stop words left out, no stemming. A word counts once however often the text has it: options repeat
+    the words of the question, and what they repeat is seldom what the fact is about (on the same 600 e-CARE
+    queries the explanation is found for 45 % instead of 37 %). A fact that shares no word with the text is no
+    hit, so there may be fewer than `top_k`.
 
     Source: bm25s (Lù 2024, arXiv:2407.03618), method `lucene`.
     """
@@ -68,7 +70,7 @@ class Bm25Retriever:
         tokens = self._tokenizer.tokenize(
             list(texts), update_vocab=False, show_progress=False, allow_empty=False
         )  # words that the corpus does not have are left out here
-        return [self._best(ids, top_k) for ids in tokens]
+        return [self._best(list(dict.fromkeys(ids)), top_k) for ids in tokens]
 
     def _best(self, token_ids: Sequence[int], top_k: int) -> Hits:
         if not token_ids or self._index is None:
