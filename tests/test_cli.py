@@ -78,7 +78,7 @@ def test_bad_input_is_one_line_that_names_it(case, capsys, tmp_path, monkeypatch
     ("content", "message"),
     [
         ('{"id": "a", "text": "x"}\n{"id": "b", \n', "queries.jsonl, line 2"),
-        ('{"id": "a", "txet": "x"}\n', "did you mean"),
+        ('{"id": "a", "txet": "x"}\n', "is 'txet' meant?"),
         ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', "'a'"),
         ("", "queries.jsonl"),
     ],

@@ -38,7 +38,7 @@ def tier_edges(tau: float) -> dict[str, float]:
 
 def svg(values: Sequence[float], tau: float = 0.1) -> str:
     """The histogram; bars are coloured by the tier of their middle, edges of the tiers are marked."""
-    width, height, bottom, left = 720, 220, 34, 8
+    width, height, bottom, left = 720, 220, 34, 24
     low, high = EDGES_LOG10
     scale = (width - 2 * left) / (high - low)
     heights = bars(values)

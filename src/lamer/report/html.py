@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +16,8 @@ def render(data: ReportData, *, tau: float) -> str:
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["cell"] = cell
+    environment.filters |= {"cell": cell, "columns": columns}
+    environment.tests["grid"] = is_grid
     source = files("lamer.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     histogram = Markup(svg(data.relative_entropies, tau))
     return environment.from_string(source).render(data=data, histogram=histogram, tau=tau)
@@ -29,4 +31,16 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(map(cell, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def is_grid(value: Any) -> bool:
+    """Whether a value is a table: a mapping of mappings."""
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(row, Mapping) for row in value.values())
+
+
+def columns(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Every key of the rows, in order of first appearance."""
+    return list(dict.fromkeys(key for row in rows.values() for key in row))
