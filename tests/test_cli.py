@@ -134,6 +134,59 @@ def test_a_missing_key_is_told_before_any_work(capsys, tmp_path, monkeypatch):
     assert "OPENAI_API_KEY" in err
 
 
+def test_a_model_without_deficiencies_ends_well_and_says_so(capsys, tmp_path):
+    from lamer.testing import tiny_model
+
+    tiny_model("llama", tmp_path / "model")
+    samples = tmp_path / "test.jsonl"
+    samples.write_text('{"question": "What is soft?", "options": ["wool", "a stone"], "answer": "A"}\n')
+    arguments = small_input(tmp_path)
+    config = tmp_path / "lamer.yaml"
+    config.write_text(
+        json.dumps(
+            {
+                "model": {"name": str(tmp_path / "model"), "device": "cpu"},
+                "queries": {"path": [arguments[1]]},
+                "facts": {"path": [arguments[3]]},
+                "retrieve": {"method": "bm25"},
+                "synthesize": {"teacher": {"base_url": "http://127.0.0.1:9/v1"}},
+                "evaluate": {"path": [str(samples)], "max_new_tokens": 4},
+            }
+        )
+    )
+    status, stdout, err = run_cli("run", str(config), "--out", str(tmp_path / "run"), capsys=capsys)
+    assert status == 0, err
+    assert "no deficiency" in stdout
+    assert "only the base model was evaluated" in stdout
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_full_disk_is_one_line(capsys, tmp_path, monkeypatch):
+    import lamer.tables
+    from lamer.errors import RunError
+
+    def no_space(path, content):
+        raise RunError(f"{path}: cannot write (No space left on device); free some space or choose another --out")
+
+    monkeypatch.setattr(lamer.tables, "write_atomically", no_space)
+    status, _, err = run_cli("retrieve", *small_input(tmp_path), "--out", str(tmp_path / "run"), capsys=capsys)
+    assert status == 1
+    assert err.splitlines()[-1].startswith("lamer: ")
+    assert "No space left on device" in err
+
+
+def test_ctrl_c_says_how_to_continue(capsys, tmp_path, monkeypatch):
+    import lamer.knowledge.stage
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lamer.knowledge.stage, "retrieve", interrupted)
+    status, _, err = run_cli("retrieve", *small_input(tmp_path), "--out", str(tmp_path / "run"), capsys=capsys)
+    assert status == 130
+    assert err == "lamer: stopped; the same command continues from here\n"
+
+
 def test_score_gives_a_json_line_a_row_in_order(capsys, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
     rows = [

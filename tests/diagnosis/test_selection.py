@@ -107,6 +107,17 @@ def test_replay_prefers_facts_not_used_elsewhere():
     assert sorted(replayed) == ["f1", "f2", "f3", "f4"]
 
 
+def test_replay_takes_the_best_match_of_a_query():
+    rows = [diagnosis(f"q{i}", f"f{i}.{rank}", 0.01) for i in range(20) for rank in range(4)]
+    rows.append(diagnosis("q", "f", 1.5))
+    settings = SelectSettings(per_tier=None, replay=0.8)
+    best = {f"q{i}|f{i}.2" for i in range(20)}
+    units = select(rows, {}, settings, 0, best_matches=best).deficiencies
+    replayed = [unit.id for unit in units if unit.tier == "below"]
+    assert len(replayed) == 16
+    assert set(replayed) <= best
+
+
 @pytest.mark.parametrize(
     ("share", "examples", "expected"), [(0.5, 10, 10), (0.2, 10, 3), (0.0, 10, 0), (0.5, 0, 0), (0.75, 5, 15)]
 )
