@@ -15,6 +15,10 @@ import typer
 from lamer import __version__
 from lamer.errors import LamerError
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+STOPPED = "stopped; the same command continues from here"
+
 app = typer.Typer(
     name="lamer",
     help="Find what an open-weight language model does not know, without labels, and repair it.",
@@ -295,11 +299,12 @@ def _main(arguments: list[str]) -> int:
     usage_error: Any = typer.BadParameter.__bases__[0]
     try:
         result = app(args=arguments, standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        status = result if isinstance(result, int) else 0
+        return _fail(STOPPED, status) if status == INTERRUPTED else status
     except LamerError as error:
         return _fail(str(error), error.exit_status)
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("stopped; the same command continues from here", 130)
+        return _fail(STOPPED, INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
