@@ -2,8 +2,8 @@
 
     base          the model as it is
     paper         examples of the deficiencies only, in ascending order of severity (the literal reading)
-    naive-small   as many examples as `paper`, from random facts
     naive         as many examples as `lamer`, from random facts
+    naive-small   as many examples as `paper`, from random facts
     lamer         the run's own recipe (settings `select` and `train`)
 
 The examples of `paper` are those of `lamer` without the replayed ones, so nothing is written twice. Every method's
@@ -50,13 +50,14 @@ BASE = Method("base", "Base", "none")
 LAMER = Method("lamer", "LaMer", "own")
 METHODS: tuple[Method, ...] = (
     BASE,
-    Method("naive-small", "Naive, size of the paper's recipe", "random-small", "shuffled"),
     Method("paper", "LaMer, the paper's recipe", "deficient", "ascending"),
-    Method("naive", "Naive, size of LaMer", "random", "shuffled"),
+    Method("naive", "Naive", "random", "shuffled"),
     LAMER,
 )
+"""What the demo shows."""
 ABLATIONS: tuple[Method, ...] = (
     *METHODS[:-1],
+    Method("naive-small", "Naive, as many examples as the paper's recipe", "random-small", "shuffled"),
     Method("paper-interleaved", "deficiencies only, interleaved", "deficient", "interleaved"),
     Method("paper-shuffled", "deficiencies only, shuffled (LaMer*)", "deficient", "shuffled"),
     Method("replay-ascending", "with replay, ascending", "own", "ascending"),
