@@ -112,18 +112,18 @@ def print_table(table: Mapping[str, Mapping[str, StateAccuracy]], examples: Mapp
     states = [state for state in (ALL, "known", "weak", "absent", "wrong") if state in table["base"]]
     grid = RichTable(box=None, pad_edge=False, header_style="bold", title_justify="left")
     for name in ("method", "examples", *states):
-        grid.add_column(name, justify="left" if name == "method" else "right")
+        grid.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
     for method in ABLATIONS:
         if method.name in table:
             row = table[method.name]
             cells = [_cell(row[state], with_changes=method.name != "base") for state in states]
             grid.add_row(method.title, f"{examples.get(method.name, 0):,}", *cells)
-    print_line("\nHeld-out questions: accuracy of free-form answers (+remedied -broken samples against Base)\n")
+    print_line("\nHeld-out questions: accuracy of free-form answers, +remedied -broken against Base\n")
     Console(highlight=False).print(grid)
 
 
 def _cell(cell: StateAccuracy, *, with_changes: bool) -> str:
-    changes = f" (+{cell.remedied} -{cell.broken})" if with_changes else ""
+    changes = f" +{cell.remedied} -{cell.broken}" if with_changes else ""
     return f"{cell.accuracy:.3f}{changes}"
 
 

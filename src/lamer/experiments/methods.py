@@ -50,7 +50,7 @@ BASE = Method("base", "Base", "none")
 LAMER = Method("lamer", "LaMer", "own")
 METHODS: tuple[Method, ...] = (
     BASE,
-    Method("paper", "LaMer, the paper's recipe", "deficient", "ascending"),
+    Method("paper", "LaMer, literal", "deficient", "ascending"),
     Method("naive", "Naive", "random", "shuffled"),
     LAMER,
 )
