@@ -50,7 +50,7 @@ BASE = Method("base", "Base", "none")
 LAMER = Method("lamer", "LaMer", "own")
 METHODS: tuple[Method, ...] = (
     BASE,
-    Method("paper", "LaMer, literal", "deficient", "ascending"),
+    Method("paper", "LaMer, paper", "deficient", "ascending"),
     Method("naive", "Naive", "random", "shuffled"),
     LAMER,
 )
