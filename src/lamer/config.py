@@ -263,13 +263,13 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "train": {"order": "ascending"},
     },
     "demo": {
-        "prompt": {"completion": "{explanation} The answer is {option}"},
+        "prompt": {"completion": "{option}"},
         "retrieve": {"method": "bm25", "top_k": 8},
         "diagnose": {"target": "text", "normalization": "sum", "max_candidate_tokens": 24},
         "select": {"per_tier": None},
         "train": {
             "lora": {"rank": 32, "alpha": 64, "dropout": 0.0},
-            "learning_rate": 5e-3,
+            "learning_rate": 3e-3,
             "micro_batch_size": 32,
             "max_length": 256,
         },
