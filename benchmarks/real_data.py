@@ -43,7 +43,7 @@ def settings(options: argparse.Namespace, base_url: str) -> dict[str, Any]:
         "queries": {"path": [str(data / "ecare" / "train.jsonl.gz")], "format": "ecare", "limit": options.queries},
         "facts": {"path": [str(path) for path in sorted((data / "facts").iterdir())]},
         "retrieve": {"method": options.retrieve, "encoder": str(options.encoder), "query_instruction": ""},
-        "diagnose": {"target": options.target},
+        "diagnose": {"target": options.target, "normalization": "sum"},
         "select": {"per_tier": 60},
         "synthesize": {"teacher": {"base_url": base_url, "model": "embedded-teacher"}},
         "train": {
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--encoder", default="", help="folder of a sentence encoder, for dense and hybrid")
     parser.add_argument("--retrieve", default="bm25", choices=["bm25", "dense", "hybrid"])
-    parser.add_argument("--target", default="auto", choices=["auto", "letter", "text"])
+    parser.add_argument("--target", default="text", choices=["auto", "letter", "text"])
     parser.add_argument("--queries", type=int, default=2000)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kill", nargs="*", default=[], help="stages to kill the run in, one after the other")
