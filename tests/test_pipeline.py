@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,5 +252,5 @@ def test_the_stored_predictions_say_what_the_summary_says(finished):
 def test_the_report_stands_alone_and_escapes(finished):
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page
-    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert not re.search(r"(src|href|url)\s*[=(]", page), "nothing is fetched"
     assert page.count('class="story"') >= 3
