@@ -132,15 +132,15 @@ def print_stories(run: Run) -> None:
     from lamer.report.data import Story, read_report
 
     def is_repaired(story: Story) -> bool:
-        after = [candidate.after for candidate in story.candidates]
-        if None in after:
-            return False
-        best = max(range(len(after)), key=lambda i: after[i] or 0.0)
-        return best == max(range(len(after)), key=lambda i: story.candidates[i].posterior)
+        """Wrong before and right after; the truth of the embedded world is known."""
+        after = [candidate.after or 0.0 for candidate in story.candidates]
+        before = [candidate.prior for candidate in story.candidates]
+        right = story.query.answer_index
+        return right is not None and after.index(max(after)) == right != before.index(max(before))
 
     repaired = [story for story in read_report(run, num_stories=20).stories if is_repaired(story)]
     if repaired:
-        print_line("\nThe most severe gaps that training closed (its answer is now the one the fact leads to):")
+        print_line("\nThe most severe gaps that training closed (wrong before, right after):")
     for story in repaired[:NUM_STORIES]:
         print_line(f"\n  {story.query.text}")
         print_line(f"  fact: {story.fact.text}")
