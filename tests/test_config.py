@@ -85,6 +85,10 @@ def test_an_assignment_without_a_value_is_refused():
         parse_assignment("seed")
 
 
+def test_an_assignment_can_empty_a_text():
+    assert load_config({}, ["retrieve.query_instruction="]).retrieve.query_instruction == ""
+
+
 def test_overlay_keeps_what_the_top_does_not_name():
     assert overlay({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
 

@@ -288,7 +288,7 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
-    """`a.b=value` as nested mappings; the value is read as YAML.
+    """`a.b=value` as nested mappings; the value is read as YAML, nothing after `=` is the empty text.
 
     Raises:
         ConfigError: If there is no `=` or the value is not YAML.
@@ -297,7 +297,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: expected key=value, for example --set train.lora.rank=16")
     try:
-        value = yaml.safe_load(raw)
+        value = yaml.safe_load(raw) if raw else ""
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: {raw!r} is not a YAML value") from error
     if isinstance(value, str):
