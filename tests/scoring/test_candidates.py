@@ -76,6 +76,14 @@ def test_a_token_is_drawn_as_often_as_the_model_says():
     assert [drawn.count(token) for token in range(4)] == pytest.approx([500, 200, 0, 300], abs=1)
 
 
+def test_a_row_near_the_end_of_the_context_does_not_stop_the_others():
+    """With learned positions, a row that has stopped must not be fed positions the model does not have."""
+    loaded = tiny_models.loaded("gpt2", "gpt2", limit=16)
+    rows = [SampleRow(tuple(range(5, 19)), "a", 2), SampleRow((5, 6), "b", 14)]
+    sampler = Sampler(loaded, Renderer(loaded.tokenizer, PromptSettings()), 1.0, 4096)
+    assert sampler.sample(rows)[1] == sampler.sample(rows[1:])[0]
+
+
 def test_a_prompt_that_fills_the_context_gives_no_candidate():
     loaded = tiny_models.loaded("gpt2", "gpt2", limit=16)
     sampled = sample_candidates(

@@ -178,7 +178,9 @@ class Sampler:
         options: dict[str, Any] = {"past_key_values": cache} if cache is not None else {}
         if "position_ids" in self._parameters:
             # Counted from each row's first real token, so that learned positions are right under left padding.
-            positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
+            # A row that has stopped is fed on beside the others; its positions stay within the model's.
+            limit = context_limit(self.loaded)
+            positions = (attention.cumsum(dim=1) - 1).clamp(min=0, max=None if limit is None else limit - 1)
             options["position_ids"] = positions[:, -ids.shape[1] :]
         if "logits_to_keep" in self._parameters:
             options["logits_to_keep"] = 1
