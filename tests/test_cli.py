@@ -91,6 +91,19 @@ def test_a_bad_query_file_is_named_with_its_line(content, message, capsys, tmp_p
     assert message in err.splitlines()[-1]
 
 
+def test_run_leaves_out_as_many_bad_rows_as_allowed(capsys, tmp_path):
+    queries, facts = small_input(tmp_path)[1:4:2]
+    Path(queries).write_text(Path(queries).read_text() + "{\n")
+    config = tmp_path / "lamer.yaml"
+    content = {"queries": {"path": [queries]}, "facts": {"path": [facts]}, "retrieve": {"method": "bm25"}}
+    config.write_text(json.dumps(content))
+    command = ["run", str(config), "--until", "retrieve", "--out", str(tmp_path / "run")]
+    assert run_cli(*command, capsys=capsys)[0] == 1
+    status, stdout, err = run_cli(*command, "--skip-bad", "1", capsys=capsys)
+    assert status == 0, err
+    assert "query rows left out: 1" in stdout
+
+
 def test_a_corrected_file_needs_no_new_run_directory(capsys, tmp_path):
     arguments = small_input(tmp_path)
     good = (tmp_path / "queries.jsonl").read_text()

@@ -90,13 +90,13 @@ def run(
     out: OutOption = Path("runs/lamer"),
     set_: SetOption = None,
     until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
+    skip_bad: SkipBadOption = None,
     restart_from: RestartOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run all stages: retrieve, diagnose, select, synthesize, train, evaluate, report."""
-    from lamer.config import load_config
-
-    _execute(load_config(config, set_ or []), out, until=until, restart_from=restart_from, as_json=as_json)
+    settings = _settings(out, config, set_, skip_bad=skip_bad)
+    _execute(settings, out, until=until, restart_from=restart_from, as_json=as_json)
 
 
 @app.command(epilog="Example: lamer retrieve --queries queries.jsonl --facts facts.tsv --out runs/first")
@@ -262,7 +262,7 @@ def _settings(
             options[section] = {"path": path}
     if skip_bad is not None:
         options = overlay(options, {"queries": {"skip_bad": skip_bad}, "facts": {"skip_bad": skip_bad}})
-    return load_config(overlay(given, options), assignments or [])
+    return load_config(overlay(given, options), assignments or [], name=str(source) if source else None)
 
 
 def _execute(

@@ -297,7 +297,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: expected key=value, for example --set train.lora.rank=16")
     try:
-        value = yaml.safe_load(raw) if raw else ""
+        value: Any = yaml.safe_load(raw) if raw else ""
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: {raw!r} is not a YAML value") from error
     if isinstance(value, str):
@@ -320,6 +320,7 @@ def load_config(
     assignments: Iterable[str] = (),
     *,
     preset: PresetName | None = None,
+    name: str | None = None,
 ) -> Config:
     """The resolved configuration.
 
@@ -327,6 +328,7 @@ def load_config(
         source: A YAML file, a mapping, or nothing.
         assignments: `key=value` texts that win over the file.
         preset: Wins over the file's own `preset`.
+        name: File that problems are told of; None is the file itself.
 
     Raises:
         ConfigError: With every problem, one a line.
@@ -334,14 +336,15 @@ def load_config(
     given = read_yaml(source) if isinstance(source, Path) else dict(source or {})
     for text in assignments:
         given = overlay(given, parse_assignment(text))
-    name = preset or given.get("preset", "default")
-    if name not in PRESETS:
+    chosen = preset or given.get("preset", "default")
+    if chosen not in PRESETS:
         raise ConfigError(
-            f"preset: unknown preset {name!r}{nearest(str(name), list(PRESETS))}; known: {', '.join(PRESETS)}"
+            f"preset: unknown preset {chosen!r}{nearest(str(chosen), list(PRESETS))}; known: {', '.join(PRESETS)}"
         )
-    where = f"{source}: " if isinstance(source, Path) else ""
+    told = name or (str(source) if isinstance(source, Path) else None)
+    where = f"{told}: " if told else ""
     try:
-        return Config.model_validate(overlay(overlay(PRESETS[name], given), {"preset": name}))
+        return Config.model_validate(overlay(overlay(PRESETS[chosen], given), {"preset": chosen}))
     except ValidationError as error:
         raise ConfigError("\n".join(where + _problem(item) for item in error.errors())) from error
 
