@@ -13,7 +13,8 @@ depend on them, its tokenizer is trained on the same text. Compared in one proce
     alone     one sequence at a time through transformers, on a part of the pairs, extrapolated by tokens
 
 and the peak: the model's matrix products alone, same shapes, 2,048 tokens at once, by torch's own library and by
-oneDNN. MFU is the work that the tree's nodes cannot avoid, over the time and the higher peak. Prints JSON.
+oneDNN. MFU is the work that the tree's nodes cannot avoid, over the time and the highest peak; by turn,
+over the higher of the peaks just before and just after, for a machine that others use too. Prints JSON.
 """
 
 from __future__ import annotations
@@ -179,10 +180,14 @@ def measure(options: argparse.Namespace, tokenizer: Any, mode: str, dtype_name: 
     if dtype == torch.float32 and options.device == "cpu" and torch.backends.mkldnn.is_available():
         libraries["oneDNN"] = lambda x, w: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
     peaks = dict.fromkeys(libraries, 0.0)
+    turns: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}  # seconds, the peak around them
     for _ in range(options.repeats):
-        peaks = {name: max(peaks[name], peak(loaded.model, dtype, linear)) for name, linear in libraries.items()}
         for name, work in methods.items():
+            around = [peak(loaded.model, dtype, linear) for linear in libraries.values()]
             spent, scores[name] = timed(work)
+            again = [peak(loaded.model, dtype, linear) for linear in libraries.values()]
+            peaks = {key: max(peaks[key], a, b) for key, a, b in zip(libraries, around, again)}
+            turns[name].append((spent, max(around + again)))
             seconds[name] = min(spent, seconds.get(name, spent))
     some = pairs[:: max(len(pairs) // 40, 1)]
     spent, one = timed(lambda: alone(loaded, some))
@@ -214,6 +219,7 @@ def measure(options: argparse.Namespace, tokenizer: Any, mode: str, dtype_name: 
         "peak_gflops": {name: value / 1e9 for name, value in peaks.items()},
         "seconds": seconds,
         "mfu_of_needed_work": {name: needed / spent / max(peaks.values()) for name, spent in seconds.items()},
+        "mfu_by_turn": {name: [needed / spent / top for spent, top in found] for name, found in turns.items()},
         "times_faster_than_best_harness": {
             name: min(v for k, v in seconds.items() if k.startswith("harness")) / seconds[name]
             for name in seconds

@@ -54,7 +54,7 @@ if stage in ("retrieve", "diagnose", "evaluate"):
 elif stage == "select":
     kill_before(lamer.tables, "write_atomically", lambda path, content: Path(path).parent.name == "deficiencies")
 elif stage == "synthesize":
-    from lamer.synthesis.ledger import Ledger
+    from lamer.teacher.ledger import Ledger
     calls = []
     kill_before(Ledger, "record", lambda *args: calls.append(args) or len(calls) == 5)
 elif stage == "train":

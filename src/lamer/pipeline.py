@@ -247,7 +247,7 @@ def _check_teacher(run: Run, config: Config, chosen: Sequence[Stage]) -> None:
     is_asked = any(stage.name == "synthesize" for stage in chosen) or config.retrieve.method == "teacher"
     is_asked = is_asked or extracts_by_teacher(config)
     if is_asked and (entry is None or entry.status != "complete"):
-        from lamer.synthesis.teacher import check_teacher
+        from lamer.teacher.key import check_teacher
 
         check_teacher(config.synthesize.teacher)
 

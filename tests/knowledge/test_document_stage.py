@@ -18,7 +18,7 @@ from lamer.pipeline import STAGES, dependencies, execute, extracts_by_teacher
 from lamer.records import TABLES, Fact, Passage
 from lamer.run import Run
 from lamer.summary import show_table
-from lamer.synthesis.ledger import Ledger
+from lamer.teacher.ledger import Ledger
 from lamer.testing import TeacherServer
 
 SUBSTANCES = ("acid", "salt", "ice", "iron", "sugar")

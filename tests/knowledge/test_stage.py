@@ -18,8 +18,8 @@ from lamer.knowledge.stage import retrieve
 from lamer.pipeline import STAGES, dependencies
 from lamer.records import Fact, Match, Query
 from lamer.run import Run
-from lamer.synthesis.ledger import LEDGER, Ledger
-from lamer.synthesis.teacher import Teacher
+from lamer.teacher.ledger import LEDGER, Ledger
+from lamer.teacher.teacher import Teacher
 from lamer.testing import QueuedTeacher, TeacherServer
 
 NOUNS = ("acid", "salt", "ice", "fire", "spice", "skin", "iron")

@@ -20,11 +20,11 @@ from lamer.errors import TeacherError
 from lamer.records import Deficiency, Example
 from lamer.run import Run
 from lamer.synthesis.export import trl_rows
-from lamer.synthesis.ledger import LEDGER, Ledger
 from lamer.synthesis.stage import synthesize
+from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.testing import TeacherServer
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def test_the_stage_writes_table_export_and_ledger(tmp_path, monkeypatch):

@@ -10,10 +10,10 @@ from writing_teacher import config_for, good_item, sloppy, units, write
 from lamer.config import Config, load_config
 from lamer.errors import DataError, TeacherError
 from lamer.records import Deficiency
-from lamer.synthesis.ledger import Ledger
 from lamer.synthesis.stage import synthesize_units
 from lamer.synthesis.synthesize import Synthesis, write_examples
-from lamer.synthesis.teacher import Teacher
+from lamer.teacher.ledger import Ledger
+from lamer.teacher.teacher import Teacher
 from lamer.testing import Fault, TeacherServer
 
 

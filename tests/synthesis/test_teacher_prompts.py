@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from lamer.errors import UsageError
 from lamer.records import Fact, Query
-from lamer.synthesis.templates import Template, build_prompt, load_template, reference_text, template_hash
+from lamer.synthesis.templates import (
+    PLACEHOLDERS,
+    Template,
+    build_prompt,
+    load_template,
+    reference_text,
+    template_hash,
+)
 
 FACT = Fact("f", "Iron conducts heat.", 0.9, "test")
 QUERY = Query(
@@ -86,7 +93,7 @@ def test_line_breaks_of_a_fact_do_not_reach_the_prompt():
 )
 def test_a_template_with_wrong_placeholders_fails(text, complaint):
     with pytest.raises(UsageError, match=r"mine\.txt: ") as caught:
-        Template("mine.txt", text)
+        Template("mine.txt", text, PLACEHOLDERS)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
 

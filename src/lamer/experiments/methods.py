@@ -25,7 +25,7 @@ from lamer.run import Run, StageResult
 from lamer.training.curriculum import Order
 
 if TYPE_CHECKING:
-    from lamer.synthesis.ledger import Ledger
+    from lamer.teacher.ledger import Ledger
 
 MAX_NAIVE_QUOTA = 8
 """Examples from one random fact at most; a corpus too small even then leaves Naive short, as the counts show."""

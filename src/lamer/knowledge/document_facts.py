@@ -16,7 +16,7 @@ from lamer.knowledge.sentences import sentences
 from lamer.records import Fact, Passage
 
 if TYPE_CHECKING:
-    from lamer.synthesis.templates import Template
+    from lamer.teacher.template import Template
 
 TOO_SHORT, TOO_LONG, QUESTION = "too short", "too long", "a question"
 NEEDS_CONTEXT = "not understood on its own"
@@ -69,7 +69,7 @@ def document_prompt_hash() -> str:
 
 @cache
 def _template() -> Template:
-    from lamer.synthesis.templates import Template
+    from lamer.teacher.template import Template
 
     name = "document_facts-v1.txt"
     text = (resources.files("lamer.knowledge") / "prompts" / name).read_text(encoding="utf-8").strip()

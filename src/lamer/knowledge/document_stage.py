@@ -33,7 +33,7 @@ from lamer.rows import BadRows
 from lamer.run import Run
 
 if TYPE_CHECKING:
-    from lamer.synthesis.teacher import Teacher
+    from lamer.teacher.teacher import Teacher
 
 PASSAGES_PER_SHARD = 20_000
 PASSAGES_PER_CALL = 256
@@ -122,8 +122,8 @@ def _sentences(run: Run) -> Iterator[tuple[Passage, Sequence[str]]]:
 def _by_teacher(
     run: Run, config: Config, tally: Counter[str], teacher: Teacher | None
 ) -> Iterator[tuple[Passage, Sequence[str]]]:
-    from lamer.synthesis.ledger import LEDGER, Ledger
-    from lamer.synthesis.teacher import Teacher
+    from lamer.teacher.ledger import LEDGER, Ledger
+    from lamer.teacher.teacher import Teacher
 
     table = run.table("passages", Passage)
     with Ledger(run.path / LEDGER) as ledger, ProgressBar("extract facts", table.num_rows, "passages") as bar:
@@ -137,7 +137,7 @@ def _by_teacher(
 
 def ask_about_passages(teacher: Teacher, passages: Sequence[Passage], config: Config) -> dict[str, DocumentReply]:
     """The reply about each passage, by its id; one that cannot be used is asked for again."""
-    from lamer.synthesis.teacher import Request
+    from lamer.teacher.requests import Request
 
     limit = config.facts.facts_per_passage
     found = {passage.id: DocumentReply() for passage in passages}

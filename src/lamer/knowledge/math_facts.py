@@ -18,7 +18,7 @@ from lamer.records import Fact, Query
 from lamer.run import digest
 
 if TYPE_CHECKING:
-    from lamer.synthesis.templates import Template
+    from lamer.teacher.template import Template
 
 SOURCE = "teacher"
 MAX_OPTIONS = 10
@@ -76,7 +76,7 @@ def math_prompt_hash() -> str:
 
 @cache
 def _template() -> Template:
-    from lamer.synthesis.templates import Template
+    from lamer.teacher.template import Template
 
     text = (resources.files("lamer.knowledge") / "prompts" / "math_facts.txt").read_text(encoding="utf-8").strip()
     return Template("math_facts.txt", text, known=("num_facts", "question"))

@@ -24,7 +24,7 @@ from lamer.rows import BadRows
 from lamer.run import Run
 
 if TYPE_CHECKING:
-    from lamer.synthesis.teacher import Teacher
+    from lamer.teacher.teacher import Teacher
 
 MATCH_SCORE = 1.0
 """Of a fact that was written for its query."""
@@ -50,8 +50,9 @@ def write_math_tables(
         DataError: If the queries cannot be used; nothing was asked then.
         TeacherError: If the teacher cannot be reached.
     """
-    from lamer.synthesis.ledger import LEDGER, Ledger
-    from lamer.synthesis.teacher import Teacher, check_teacher
+    from lamer.teacher.key import check_teacher
+    from lamer.teacher.ledger import LEDGER, Ledger
+    from lamer.teacher.teacher import Teacher
 
     settings = config.synthesize.teacher
     if teacher is None:
@@ -91,7 +92,7 @@ def ask_teacher(teacher: Teacher, queries: Sequence[Query], config: Config) -> d
 
     A reply in which something is missing is asked for again, `synthesize.max_tries` times in all.
     """
-    from lamer.synthesis.teacher import Request
+    from lamer.teacher.requests import Request
 
     best: dict[str, MathReply | None] = {query.id: None for query in queries}
     pending = list(queries)

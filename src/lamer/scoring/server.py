@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from lamer.config import ServerSettings
 from lamer.errors import ModelError
-from lamer.synthesis.retry import BACKOFF_S, Fault, backoff_s, fault_of, retry_after_s
+from lamer.teacher.retry import BACKOFF_S, Fault, backoff_s, fault_of, retry_after_s
 
 if TYPE_CHECKING:
     import openai

@@ -8,9 +8,9 @@ from lamer.config import Config
 from lamer.records import Deficiency, Example, Fact, Query
 from lamer.run import Run, StageResult
 from lamer.synthesis.export import export_trl
-from lamer.synthesis.ledger import LEDGER, Ledger
 from lamer.synthesis.synthesize import write_examples
-from lamer.synthesis.teacher import Teacher
+from lamer.teacher.ledger import LEDGER, Ledger
+from lamer.teacher.teacher import Teacher
 
 SHARD_SIZE = 256
 """Deficiencies a shard of the examples table."""

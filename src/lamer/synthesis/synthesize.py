@@ -28,8 +28,9 @@ from lamer.synthesis.checks import (
 )
 from lamer.synthesis.duplicates import Subject, subject_of
 from lamer.synthesis.parse import LETTERS, ParsedItem, parse
-from lamer.synthesis.teacher import Reply, Request, Teacher, user_message
 from lamer.synthesis.templates import build_prompt, template_hash
+from lamer.teacher.requests import Reply, Request, user_message
+from lamer.teacher.teacher import Teacher
 
 SEEDS_PER_RUN = 100
 """Sampling seed of a request: `seed * SEEDS_PER_RUN + number of replies the unit had before`."""

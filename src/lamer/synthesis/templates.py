@@ -7,15 +7,13 @@ Facts and queries are untrusted: they are put in as they are, on one line, and n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from typing import Literal
 
-from lamer.errors import UsageError, nearest
 from lamer.records import Fact, Query
 from lamer.run import digest
+from lamer.teacher.template import Template
 
 PromptName = Literal["reasoning", "math"]
 
@@ -24,51 +22,10 @@ AGAIN_FILE = "again-v1.txt"
 PLACEHOLDERS = ("fact", "examples", "num_examples", "num_options")
 NO_EXAMPLES = "(none)"
 
-_BRACES = re.compile(r"\{(\w*)\}|[{}]")
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A text with `{placeholders}`, each known and each there."""
-
-    name: str
-    text: str
-    known: tuple[str, ...] = PLACEHOLDERS
-
-    def __post_init__(self) -> None:
-        found = set()
-        for match in _BRACES.finditer(self.text):
-            name = match[1]
-            if name not in self.known:
-                given = match[0] if name is not None else f"lone '{match[0]}'"
-                raise UsageError(
-                    f"{self.name}: unknown placeholder {given}{nearest(name or '', self.known)}; known: "
-                    + ", ".join(f"{{{key}}}" for key in self.known)
-                )
-            found.add(name)
-        missing = [key for key in self.known if key not in found]
-        if missing:
-            raise UsageError(f"{self.name}: placeholder {{{missing[0]}}} is missing; add it to the template")
-
-    def render(self, **values: object) -> str:
-        """The text with every placeholder replaced, in one pass: braces inside values stay what they are.
-
-        Raises:
-            ValueError: If a value is missing or unknown.
-        """
-        if set(values) != set(self.known):
-            raise ValueError(f"{self.name}: needs values for {self.known}, got {tuple(values)}")
-        return _BRACES.sub(lambda match: str(values[match[1]]), self.text)
-
-    @property
-    def hash(self) -> str:
-        """Digest of the text."""
-        return digest(self.text)
-
 
 def load_template(name: PromptName) -> Template:
     """The teacher's prompt `name`."""
-    return Template(FILES[name], _read(FILES[name]))
+    return Template(FILES[name], _read(FILES[name]), PLACEHOLDERS)
 
 
 def load_again() -> Template:

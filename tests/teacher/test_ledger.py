@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from lamer.errors import RunError
-from lamer.synthesis.ledger import Answer, Entry, Ledger, request_hash
+from lamer.teacher.ledger import Answer, Entry, Ledger, request_hash
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi \ud800 é"}], "seed": 1, "template": "t"}
 

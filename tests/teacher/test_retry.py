@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lamer.synthesis.retry import MAX_BACKOFF_S, MAX_RETRY_AFTER_S, backoff_s, fault_of, retry_after_s
+from lamer.teacher.retry import MAX_BACKOFF_S, MAX_RETRY_AFTER_S, backoff_s, fault_of, retry_after_s
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])

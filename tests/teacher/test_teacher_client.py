@@ -12,8 +12,10 @@ from writing_teacher import content_of, write
 
 from lamer.config import TeacherSettings
 from lamer.errors import TeacherError
-from lamer.synthesis.ledger import Ledger
-from lamer.synthesis.teacher import Request, Teacher, check_teacher, user_message
+from lamer.teacher.key import check_teacher
+from lamer.teacher.ledger import Ledger
+from lamer.teacher.requests import Request, user_message
+from lamer.teacher.teacher import Teacher
 from lamer.testing import Fault, TeacherServer
 
 KEY = "sk-planted-0123456789abcdef"

@@ -1,0 +1,163 @@
+"""An OpenAI-compatible server, through the `openai` client: one try at a time, every failure named."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lamer.config import TeacherSettings
+from lamer.teacher.key import OPENAI_URL, Secret, api_key
+from lamer.teacher.ledger import Answer
+from lamer.teacher.requests import Failure, storable
+from lamer.teacher.retry import fault_of, retry_after_s
+
+if TYPE_CHECKING:
+    import openai
+
+DUMMY_KEY = "unused"
+"""Sent to servers that need no key; the client insists on one."""
+MAX_ERROR_LENGTH = 200
+
+
+class Client:
+    """An OpenAI-compatible server, through the `openai` client."""
+
+    def __init__(self, settings: TeacherSettings) -> None:
+        self.settings = settings
+        self.address = (settings.base_url or OPENAI_URL).rstrip("/")
+        self._client: openai.AsyncOpenAI | None = None
+        self._secret = Secret("")
+        self._renamed: dict[str, str | None] = {}
+
+    def open(self) -> None:
+        """Make the client; nothing is sent yet."""
+        self._secret = api_key(self.settings)
+        import openai
+
+        self._client = openai.AsyncOpenAI(
+            api_key=self._secret.value or DUMMY_KEY,
+            base_url=self.address,
+            max_retries=0,
+            timeout=self.settings.timeout_s,
+        )
+
+    async def close(self) -> None:
+        """Close connections and forget the key."""
+        if self._client is not None:
+            await self._client.close()
+        self._client, self._secret = None, Secret("")
+
+    async def send(self, request: Mapping[str, Any]) -> Answer:
+        """One try over HTTP; a parameter that the server does not know is renamed or left out from then on."""
+        while True:
+            body = {
+                name: value
+                for key, value in request.items()
+                if key != "template" and (name := self._renamed.get(key, key)) is not None
+            }
+            try:
+                return await self._try(body)
+            except _UnknownParameterError as error:
+                self._renamed[error.name] = error.new_name
+
+    async def _try(self, body: Mapping[str, Any]) -> Answer:
+        import openai
+
+        assert self._client is not None
+        started = time.monotonic()
+        try:
+            completion = await self._client.chat.completions.create(**body)
+            return self._answer(completion, time.monotonic() - started)
+        except openai.APIStatusError as error:
+            raise self._status_failure(error, body) from None
+        except openai.APITimeoutError as error:
+            unreachable = type(error.__cause__).__name__ == "ConnectTimeout"
+            raise Failure(f"no reply in {self.settings.timeout_s:g} s", is_unreachable=unreachable) from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__
+            reason = self._told(str(cause) or type(cause).__name__)
+            unreachable = type(cause).__name__ in ("ConnectError", "UnsupportedProtocol")
+            raise Failure(f"connection failed: {reason}", is_unreachable=unreachable) from None
+        except Exception as error:  # whatever a broken body makes the client raise
+            reason = self._told(str(error))
+            raise Failure(f"reply is no chat completion: {type(error).__name__}: {reason}") from None
+
+    def _answer(self, completion: Any, seconds: float) -> Answer:
+        """The first choice's text; no usable choice is a ValueError."""
+        choices = getattr(completion, "choices", None)
+        if not isinstance(choices, list) or not choices:
+            raise ValueError("no choices")
+        text = choices[0].message.content
+        if text is not None and not isinstance(text, str):
+            raise ValueError("content is no text")
+        finish_reason = choices[0].finish_reason
+        usage = getattr(completion, "usage", None)
+        return Answer(
+            self._secret.scrub(storable(text)) if text else None,
+            self._secret.scrub(storable(str(finish_reason)))[:40] if finish_reason else None,
+            _whole(getattr(usage, "prompt_tokens", None)),
+            _whole(getattr(usage, "completion_tokens", None)),
+            seconds,
+        )
+
+    def _status_failure(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
+        status, message = error.status_code, self._told(error.message)
+        if status in (400, 422):
+            unknown = _unknown_parameter(error, body)
+            if unknown is not None:
+                return unknown
+        code = error.code if isinstance(error.code, str) else None
+        fault = fault_of(status, code)
+        if fault == "fatal":
+            message = self._refusal(status, message)
+        retry_after = retry_after_s(error.response.headers.get("retry-after"))
+        return Failure(message, fault, retry_after=retry_after)
+
+    def _refusal(self, status: int, message: str) -> str:
+        """What to do about a teacher that refuses everything."""
+        variable = self.settings.api_key_env
+        if status in (401, 403):
+            has_key = "holds a key the server does not accept" if self._secret.value else "is not set"
+            return f"{self.address}: teacher refused with status {status}: {message}; {variable} {has_key}"
+        if status == 404:
+            return (
+                f"{self.address}: teacher has no model {self.settings.model!r} or no chat completions there: "
+                f"{message}; check synthesize.teacher.model and base_url"
+            )
+        return f"{self.address}: teacher refused with status {status}: {message}; check the account"
+
+    def _told(self, message: str) -> str:
+        """A server's message as part of one line, without the key."""
+        line = " ".join(self._secret.scrub(storable(message)).split())
+        return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 3] + "..."
+
+
+class _UnknownParameterError(Exception):
+    """The server does not take a parameter of the request."""
+
+    def __init__(self, name: str, new_name: str | None) -> None:
+        super().__init__(name)
+        self.name = name
+        self.new_name = new_name
+
+
+_REFUSED_PARAMETER = re.compile(
+    r"unsupported|not supported|unrecognized|unknown|extra|not permitted|unexpected", re.I
+)
+
+
+def _unknown_parameter(error: openai.APIStatusError, body: Mapping[str, Any]) -> _UnknownParameterError | None:
+    """Which parameter of `body` a 400 or 422 is about: newer models want `max_completion_tokens`, some servers
+    know no `seed` (then a second try differs by its prompt and by chance only)."""
+    text = f"{error.message} {error.param or ''}"
+    if "max_tokens" in body and "max_completion_tokens" in text:
+        return _UnknownParameterError("max_tokens", "max_completion_tokens")
+    if "seed" in body and re.search(r"\bseed\b", text) and _REFUSED_PARAMETER.search(text):
+        return _UnknownParameterError("seed", None)
+    return None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None

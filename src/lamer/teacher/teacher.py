@@ -1,0 +1,172 @@
+"""The teacher: a chat model behind an OpenAI-compatible server, or a function in this process.
+
+    teacher = Teacher(settings, ledger)
+    replies = teacher.ask([Request("q1|f1", user_message("..."))])
+
+Requests run concurrently. Each reply is committed to the ledger before it is handed on, and a request that the
+ledger knows is not sent. A request that fails again and again becomes a `Reply` with an error; it stops no other.
+A teacher that refuses everything (wrong key, no such model, nobody there) stops the call with a `TeacherError`,
+after the replies under way have been written down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+from lamer.config import TeacherSettings
+from lamer.teacher.client import Client
+from lamer.teacher.ledger import Answer, Ledger, request_hash
+from lamer.teacher.requests import Backend, OnReply, Reply, Request, storable
+from lamer.teacher.retry import BACKOFF_S
+from lamer.teacher.session import Item, Session
+
+Result = TypeVar("Result")
+ReplyFunction = Callable[..., str]
+"""`reply(messages) -> str`, or `reply(messages, **sampling) -> str` with model, temperature, max_tokens, seed."""
+
+
+class Teacher:
+    """A chat model to ask, and the ledger that remembers what it said.
+
+    Args:
+        settings: Which model, where, and how patient to be.
+        ledger: Where requests and replies are written.
+        backoff_s: First wait before another try, in seconds.
+    """
+
+    def __init__(self, settings: TeacherSettings, ledger: Ledger, *, backoff_s: float = BACKOFF_S) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.backoff_s = backoff_s
+        self._backend: Backend = Client(settings)
+
+    @classmethod
+    def from_callable(
+        cls, reply: ReplyFunction, ledger: Ledger, settings: TeacherSettings | None = None, *, name: str = "local"
+    ) -> Teacher:
+        """A teacher that is a function of this process, through the same ledger.
+
+        Args:
+            reply: See `ReplyFunction`.
+            ledger: Where requests and replies are written.
+            settings: Sampling settings; their model is replaced by `name`.
+            name: The model's name in the ledger and on the examples.
+        """
+        settings = (settings or TeacherSettings()).model_copy(update={"model": name})
+        teacher = cls(settings, ledger)
+        teacher._backend = _Local(reply, name)
+        return teacher
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.settings.model
+
+    def ask(self, requests: Iterable[Request], on_reply: OnReply | None = None) -> dict[str, Reply]:
+        """All replies by key. `on_reply` is called as each arrives; order of arrival has no meaning.
+
+        Raises:
+            TeacherError: If the teacher cannot be reached or refuses to work.
+        """
+        replies: dict[str, Reply] = {}
+
+        def take(reply: Reply) -> None:
+            replies[reply.key] = reply
+            if on_reply is not None:
+                on_reply(reply)
+
+        _run(self.complete_all(requests, take))
+        return replies
+
+    async def complete_all(self, requests: Iterable[Request], on_reply: OnReply) -> None:
+        """Ask everything that the ledger does not know, `concurrency` at a time.
+
+        Requests that are the same (in all but their key) are sent once.
+
+        Args:
+            requests: What to ask.
+            on_reply: Called once a request, after its reply is safe in the ledger.
+
+        Raises:
+            TeacherError: If the teacher cannot be reached or refuses to work; replies under way are kept.
+            RunError: If the ledger cannot be written.
+        """
+        groups: dict[str, list[Request]] = {}
+        for request in requests:
+            groups.setdefault(request_hash(self._body(request)), []).append(request)
+        session = Session(self.settings, self.ledger, self._backend, on_reply, self.backoff_s)
+        items = (Item(key, self._body(group[0]), group) for key, group in groups.items())
+        num_workers = min(self.settings.concurrency, len(groups))
+        workers = [asyncio.create_task(session.work(items)) for _ in range(num_workers)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            await session.close()
+        if session.stop_error is not None:
+            raise session.stop_error
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        """Everything that decides the reply."""
+        return {
+            "model": self.settings.model,
+            "messages": list(request.messages),
+            "temperature": self.settings.temperature,
+            "max_tokens": self.settings.max_tokens,
+            "seed": request.seed,
+            "template": request.template,
+        }
+
+
+class _Local:
+    """A function of this process."""
+
+    def __init__(self, reply: ReplyFunction, name: str) -> None:
+        self.address = name
+        self._function = reply
+        kinds = [parameter.kind for parameter in inspect.signature(reply).parameters.values()]
+        self._takes_sampling = inspect.Parameter.VAR_KEYWORD in kinds
+
+    def open(self) -> None:
+        """Always ready."""
+
+    async def send(self, request: Mapping[str, Any]) -> Answer:
+        """Call the function."""
+        started = time.monotonic()
+        messages = [dict(message) for message in request["messages"]]
+        sampling = {key: request[key] for key in ("model", "temperature", "max_tokens", "seed")}
+        text = self._function(messages, **sampling) if self._takes_sampling else self._function(messages)
+        return Answer(storable(text) or None, "stop", seconds=time.monotonic() - started)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine to its end, also from code that is itself run by an event loop (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            results.append(asyncio.run(work))
+        except BaseException as error:  # carried over to the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
