@@ -42,6 +42,7 @@ from lamer.scoring.tree import MIN_TRUNK_TOKENS
 from small_model import facts, train_tokenizer
 
 ASKED = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}
+METHODS = ["tree", "tree, default products", "rows"]
 VOCABULARY = 49_152
 
 
@@ -165,7 +166,7 @@ def measure(options: argparse.Namespace, tokenizer: Any, mode: str, dtype_name: 
     pairs = requests(queries, known, Renderer(tokenizer, PromptSettings()), mode)
     methods: dict[str, Callable[[], list[float]]] = {}
     scorers = {}
-    for name in ("tree", "tree, default products", "rows"):
+    for name in options.methods:
         scorer = scorers[name] = Scorer(loaded, options.batch_tokens, "rows" if name == "rows" else "tree")
         if "default" in name:
             scorer._forward.products.gain = None
@@ -198,7 +199,7 @@ def measure(options: argparse.Namespace, tokenizer: Any, mode: str, dtype_name: 
         name: max(abs(value - reference[pair]) for pair, value in zip(pairs, found) if pair in reference)
         for name, found in scores.items()
     }
-    work = scorers["tree"].work
+    work = scorers[options.methods[0]].work
     runs = options.repeats
     nodes, computed, padding = work.tree_nodes // runs, work.computed_tokens // runs, work.padding_tokens // runs
     flops = token_flops(loaded.model)
@@ -240,6 +241,9 @@ def main() -> None:
     parser.add_argument("--mode", nargs="+", default=["text", "letter"], choices=["text", "letter"])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--harness", nargs="*", type=int, default=[8, 16, 32], help="batch sizes; none: leave out")
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, choices=METHODS, help="of lamer, the first for MFU"
+    )
     parser.add_argument("--batch-tokens", type=int, help="tokens of lamer's batches; none: its own choice")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
