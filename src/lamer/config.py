@@ -324,25 +324,75 @@ class TeacherSettings(Settings):
     model: str = Field("gpt-3.5-turbo-0125", description="model name on the server")
     base_url: str | None = Field(None, description="server address; null: OpenAI's")
     api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key; never stored")
+    mode: Literal["online", "batch"] = Field(
+        "online", description="online: concurrent requests; batch: OpenAI's Batch API, half the price, up to a day"
+    )
+    format: Literal["auto", "text", "json"] = Field(
+        "auto",
+        description="text: the paper's format; json: structured output by a JSON schema; auto: json where a trial "
+        "request shows that the server honours it",
+    )
     temperature: float = Field(1.0, ge=0, description="sampling temperature")
+    top_p: float | None = Field(None, gt=0, le=1, description="nucleus of the sampling; null: the server's own")
     max_tokens: int = Field(2048, ge=1, description="length limit of a reply")
     timeout_s: float = Field(120.0, gt=0, description="seconds to wait for a reply")
-    concurrency: int = Field(16, ge=1, description="requests in flight")
+    concurrency: int = Field(16, ge=1, description="most requests in flight; fewer while the server is overloaded")
+    requests_per_minute: int | None = Field(None, ge=1, description="the account's limit; null: none")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="the account's limit, prompt and reply tokens; null: none"
+    )
     max_retries: int = Field(6, ge=0, description="tries after a failed request")
+    max_retry_after_s: float = Field(
+        600.0, gt=0, description="longest wait that a server's Retry-After is granted, in seconds"
+    )
+    poll_s: float = Field(60.0, gt=0, description="seconds between looks at a batch")
+    prices: str | None = Field(
+        None, description="price table (YAML, see docs/synthesis.md); null: the one shipped"
+    )
+    max_cost: float | None = Field(
+        None, gt=0, description="most money to spend in this run directory, in the price table's currency"
+    )
+    max_calls: int | None = Field(None, ge=1, description="most answered calls in this run directory")
+
+
+class VerifySettings(Settings):
+    """Optional checks of an example that cost teacher calls or model time; all off by default."""
+
+    self_answer: int = Field(
+        0, ge=0, description="times the teacher answers the question blind, with options re-ordered; 0: off"
+    )
+    agreement: float = Field(
+        0.6, gt=0, le=1, description="share of blind answers that must equal the written answer"
+    )
+    judge: TeacherSettings | None = Field(None, description="another model that judges each example; null: off")
+    student: bool = Field(
+        False, description="keep only examples that the fact makes easier for the model under diagnosis"
+    )
 
 
 class SynthesizeSettings(Settings):
     """Training examples by severity."""
 
     teacher: TeacherSettings = TeacherSettings()
-    prompt: Literal["reasoning", "math"] = Field(
-        "reasoning", description="prompt C.2 of the paper, reasoning or math"
+    prompt: str = Field(
+        "reasoning", description="prompt C.2 of the paper (reasoning or math), a plain variant, or your own file"
     )
     num_options: int = Field(3, ge=2, le=10, description="options of an example")
     max_tries: int = Field(4, ge=1, description="requests for one deficiency until its quota is met")
     similarity: float = Field(
         0.8, gt=0, le=1, description="Jaccard similarity of word sets at which a question is a duplicate"
     )
+    encoder: str | None = Field(
+        None, description="sentence encoder that finds paraphrased duplicates as well; null: words only"
+    )
+    encoder_similarity: float = Field(
+        0.92, gt=0, le=1, description="cosine similarity at which the encoder calls a question a duplicate"
+    )
+    held_out: list[str] = Field(
+        default_factory=list,
+        description="further files (JSONL or text) that no example may repeat, besides evaluate.path",
+    )
+    verify: VerifySettings = VerifySettings()
 
 
 class LoraSettings(Settings):

@@ -74,6 +74,14 @@ HARMLESS: frozenset[str] = frozenset(
         "synthesize.teacher.max_retries",
         "synthesize.teacher.api_key_env",
         "synthesize.teacher.base_url",
+        "synthesize.teacher.mode",
+        "synthesize.teacher.requests_per_minute",
+        "synthesize.teacher.tokens_per_minute",
+        "synthesize.teacher.max_retry_after_s",
+        "synthesize.teacher.poll_s",
+        "synthesize.teacher.prices",
+        "synthesize.teacher.max_cost",
+        "synthesize.teacher.max_calls",
     }
 )
 """Settings that change how fast or where work is done, not what comes out; they may change between starts."""

@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from writing_teacher import config_for, content_of, fill_run, sloppy, write
 
 from lamer.config import PromptSettings, load_config
 from lamer.errors import TeacherError
@@ -23,6 +22,7 @@ from lamer.synthesis.export import trl_rows
 from lamer.synthesis.stage import synthesize
 from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.testing import TeacherServer
+from writing_teacher import config_for, content_of, fill_run, sloppy, write
 
 HERE = Path(__file__).parents[1]
 

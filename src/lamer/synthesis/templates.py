@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import resources
-from typing import Literal
 
 from lamer.records import Fact, Query
 from lamer.run import digest
 from lamer.teacher.template import Template
 
-PromptName = Literal["reasoning", "math"]
-
-FILES: dict[PromptName, str] = {"reasoning": "reasoning-v1.txt", "math": "math-v1.txt"}
+FILES: dict[str, str] = {"reasoning": "reasoning-v1.txt", "math": "math-v1.txt"}
 AGAIN_FILE = "again-v1.txt"
 PLACEHOLDERS = ("fact", "examples", "num_examples", "num_options")
 NO_EXAMPLES = "(none)"
 
 
-def load_template(name: PromptName) -> Template:
+def load_template(name: str) -> Template:
     """The teacher's prompt `name`."""
     return Template(FILES[name], _read(FILES[name]), PLACEHOLDERS)
 
@@ -37,7 +34,7 @@ def _read(file: str) -> str:
     return (resources.files("lamer.synthesis") / "prompts" / file).read_text(encoding="utf-8").strip()
 
 
-def template_hash(name: PromptName) -> str:
+def template_hash(name: str) -> str:
     """Digest of every text that prompt `name` is made of."""
     return digest(load_template(name).text, load_again().text)
 
@@ -61,7 +58,7 @@ def options_text(options: Iterable[str]) -> str:
 
 
 def build_prompt(
-    name: PromptName,
+    name: str,
     fact: Fact,
     query: Query | None,
     num_examples: int,
