@@ -270,3 +270,8 @@ def test_every_command_stands_in_the_readme_and_shows_an_example():
     table = readme[readme.index("| command |") :]
     assert all(re.search(rf"`(lamer )?{name}`", table) for name in commands)
     assert all("Example: lamer" in (command.epilog or "") for command in commands.values())
+
+
+def test_python_dash_m_lamer_is_the_same_command():
+    got = subprocess.run([sys.executable, "-m", "lamer", "--version"], capture_output=True, text=True)
+    assert (got.returncode, got.stdout.split()[0]) == (0, "lamer")

@@ -180,6 +180,24 @@ def test_every_pair_is_judged_against_placebos_by_both_rules(model_folder: str, 
     assert [row.p_value for row in table(numeric)] == [row.p_value for row in table(run)]
 
 
+@pytest.mark.parametrize("threshold", ["fdr(0.5)", "fdr(0.95)"])
+def test_deficiencies_are_taken_from_what_the_rule_finds_significant(
+    model_folder: str, tmp_path: Path, threshold: str
+):
+    config = load_config(
+        {**config_for(model_folder, threshold=threshold, placebos=2).model_dump(), "select": {"decisive": False}},
+        ["select.max_per_query=null", "select.max_per_fact=null", "select.per_tier=null", "select.replay=0"],
+    )
+    run = make_run(tmp_path / "run", config)
+    found = diagnose(run, config).counts["deficiencies"]
+    select(run, config)
+    significant = {(row.query_id, row.fact_id): row.tier for row in table(run) if row.tier not in (None, "below")}
+    taken = {(row.query_id, row.fact_id): row.tier for row in run.table("deficiencies", Deficiency)}
+    assert taken == significant
+    assert len(taken) == found
+    assert threshold == "fdr(0.5)" or found > 0
+
+
 def test_without_placebos_there_is_no_p_value_and_no_second_rule(model_folder: str, tmp_path: Path):
     config = config_for(model_folder, placebos=0)
     run = make_run(tmp_path / "run", config)

@@ -1,0 +1,5 @@
+"""`python -m lamer` is `lamer`."""
+
+from lamer.cli import main
+
+main()
