@@ -184,6 +184,26 @@ def evaluate(
     )  # fmt: skip
 
 
+@app.command(
+    epilog="Example: lamer merge runs/first --out model-merged, "
+    "or lamer merge my-adapter --model ./base --out model-merged"
+)
+def merge(
+    source: Annotated[Path, typer.Argument(help="Run directory, or folder of an adapter.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the merged model; must not exist.")],
+    model: ModelOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Merge an adapter into its base model, after checking that the merged model answers the same."""
+    from lamer.training.merge import merge_adapter, merge_source
+
+    adapter, examples, named = merge_source(source)
+    config = _settings(source, None, set_, model=model or named)
+    merged = merge_adapter(config, adapter, out, examples)
+    typer.echo(json.dumps(merged.to_json()) if as_json else merged.to_text())
+
+
 @app.command(epilog="Example: lamer report --out runs/first")
 def report(out: OutOption = Path("runs/lamer"), as_json: JsonOption = False) -> None:
     """Write the HTML report of a run (again)."""
