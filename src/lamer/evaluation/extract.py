@@ -4,7 +4,8 @@ Text in, answer out: no model, no label. What is found is published here and pin
 tests, so that an accuracy can be redone by hand.
 
 With options the answer is a letter. In this order:
-    1. the last stated answer: `the answer is ...`, `Answer: ...`, `\\boxed{...}`, `(B) is correct`, `I choose B`;
+    1. the last stated answer: `the answer is ...` (other languages too), `Answer: ...`, `\\boxed{...}`, `(B) is
+       correct`, `I choose B`;
     2. the reply, or else its last or first line, is nothing but a label or an option: `B`, `(B)`, `B.`, `B) text`;
     3. the reply begins with a label: `(B) text`, `B. because ...`;
     4. the reply holds the text of exactly one option, or else exactly one label in brackets.
@@ -30,9 +31,11 @@ _TOKEN = re.compile(
     r"(?:(?<![\w.])[-+])?\d+(?:,\d{3})+(?:\.\d+)?|(?:(?<![\w.])[-+])?\d*\.?\d+"
     r"|[^\W\d_]+(?:'[^\W\d_]+)?|(?<![^\W\d_])-|-(?![^\W\d_])|[^\s\w.,;:!?'\"`()\[\]{}*_~$\\…-]"
 )
+_ANSWER = r"(?:\banswer|\b(?:antwort|r[ée]ponse|respuesta|risposta|resposta|antwoord|ответ)|答案|答え|정답)"
+_IS = r"(?:\b(?:is|be|was|ist|est|es|è|é)\b(?:\s+that\b)?|[:=→是は]|\s[-–—](?=\s))"
 _STATEMENT = re.compile(
-    r"(?:\banswer|\b(?:correct|best|right) (?:option|choice|one|statement)|\b(?:my|final) choice|\boption)\b"
-    r"(?P<between>[^.\n!?:=]{0,48}?)(?:\b(?:is|be|was)\b(?:\s+that\b)?|[:=→])\s*"
+    rf"(?:{_ANSWER}|\b(?:correct|best|right) (?:option|choice|one|statement)|\b(?:my|final) choice|\boption)\b"
+    rf"(?P<between>[^.\n!?:=]{{0,48}}?){_IS}\s*"
     r"|\b(?:result|solution|conclusion|total)\s*(?:\bis\b|[:=])\s*"
     r"|\banswer\s+(?=[(\[]?[A-Z]\b)",
     re.IGNORECASE,
@@ -40,7 +43,7 @@ _STATEMENT = re.compile(
 _CONCLUSION = re.compile(
     r"\bi(?:'d| would|'ll| will)? (?:choose|pick|select|go with|say)\b\s*(?:option\b)?"
     r"|(?:^|(?<=[.!?,;:\n])\s*|\band\s+)(?:therefore|thus|hence|so)\b[,:]?\s*(?:option\b)?"
-    r"|\bit(?:'s| is)\s+(?=[(\[])|####",
+    r"|\bit(?:'s| is)\s+(?=[(\[])|\bit must be\b|####",
     re.IGNORECASE,
 )
 _JUDGED = re.compile(
@@ -50,16 +53,16 @@ _JUDGED = re.compile(
     r"(?:correct|right|best|likely|answer|true)\b(?!\s+(?:wrong|incorrect|false|not)\b)"
 )
 _BRACKETED = re.compile(r"[(\[]\s*\**([A-Za-z])\**\s*[)\]]")
-_DECORATION = r"[\s*_\"'`#>:$]*(?:[Oo]ption\s+)?"
+_DECORATION = r"[\s*_\"'`#>:$]*(?:(?:[Oo]ption|[Cc]hoice|[Ll]etter)\s+)?"
 _HEAD_BRACKETED = re.compile(_DECORATION + r"[(\[]\s*\**([A-Za-z])\**\s*[)\]]")
-_HEAD_DELIMITED = re.compile(_DECORATION + r"([A-Za-z])(?=[*_\"'`$]*(?:\s*$|\s*[).:;,!\]–—]|\s+[-–—=(]))")
+_HEAD_DELIMITED = re.compile(_DECORATION + r"([A-Za-z])(?=[*_\"'`$]*(?:\s*$|\s*[).:;,!\]}–—]|\s+[-–—=(]))")
 _HEAD_CAPITAL = re.compile(_DECORATION + r"([A-Z])(?=[*_\"'`$]*\s)")
 _HEAD_LISTED = re.compile(_DECORATION + r"([A-Z])[*_]*[).:]")
 _ONLY_LABEL = re.compile(_DECORATION + r"[(\[]?\s*\**([A-Za-z])\**\s*[)\].:!,]*[\s*_\"'`$]*$")
 _NEGATED = re.compile(r"\s*(?:not|neither|never|isn't|incorrect|wrong|unclear|unknown)\b", re.IGNORECASE)
 _NEGATED_BETWEEN = re.compile(r"\b(?:not|cannot|wrong|incorrect)\b|n't\b", re.IGNORECASE)
 _HEDGED = re.compile(
-    r"[*_\"'`]*\s*(?:(?:or|and|/|&)\s*(?:[Oo]ption\s+)?[(\[]?[A-Z]\b|,\s*[(\[][A-Z]"
+    r"[*_\"'`]*\s*(?:(?:or|and|/|&)\s*(?:[Oo]ption\s+)?[(\[]?[A-Z]\b|,\s*[(\[][A-Z]|,\s*no\b"
     r"|(?:is|are|was|seems|looks|must be|would be)\s+(?:\w+\s+)?(?:wrong|incorrect|false|not|out)\b"
     r"|(?:isn't|cannot|can't|does not|doesn't|is not)\b)"
 )
@@ -71,13 +74,16 @@ _REFUSAL = re.compile(
     r"|(?:not enough|insufficient) information|none of the above|no (?:correct |valid )?answer)\b",
     re.IGNORECASE,
 )
+_ANSWER_TAG = re.compile(r"<answer>", re.IGNORECASE)
+_TAG = re.compile(r"</?(?:answer|b|i|u|p|em|strong|br|span|code|sub|sup)\s*/?>", re.IGNORECASE)
+_TIME = re.compile(r"\s*(\d{1,2}:\d{2})\b")
 _VERDICTS = "yes|no|true|false|valid|invalid|plausible|implausible"
 _HEAD_VERDICT = re.compile(rf"\W*\b({_VERDICTS})\b(?![-'’]|\s+(?:one|of|more|less|other)\b)", re.IGNORECASE)
 _LONE_VERDICT = re.compile(rf"\W*\b({_VERDICTS})\b(?=\s*(?:[.,;:!?)*\"\n–—-]|$))", re.IGNORECASE)
 _TAIL_VERDICT = re.compile(rf"\b({_VERDICTS})\W*$", re.IGNORECASE)
 _NUMBER = re.compile(
     r"(?<![\w.])(?P<sign>[-−+]?)\s?(?:[$€£]\s?)?(?P<whole>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+)"
-    r"(?:\s+(?P<numerator>\d+)\s*/\s*(?P<denominator>\d+)|\s*/\s*(?P<over>\d+(?:\.\d+)?))?(?!\d)"
+    r"(?:\s+(?P<numerator>\d+)\s*/\s*(?P<denominator>\d+)|\s*/\s*(?P<over>\d+(?:\.\d+)?))?(?![\d]|[eE][-+]?\d)"
 )
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|\\[dt]?frac\s*(\d)\s*(\d)")
 _WORDS = {
@@ -98,7 +104,8 @@ def extract_answer(text: str, options: Sequence[str] = ()) -> str | None:
         A letter ("A" is the first option), or for a free answer a plain number ("1234", "-0.5", "1/2"), a
         verdict or a phrase as written.
     """
-    reply = _after_thinking(unicodedata.normalize("NFKC", text).replace("\u2044", "/")).strip()
+    reply = _after_thinking(unicodedata.normalize("NFKC", text).replace("\u2044", "/"))
+    reply = _TAG.sub("", _ANSWER_TAG.sub("\nAnswer: ", reply)).strip()
     if not reply:
         return None
     if options:
@@ -312,6 +319,8 @@ def _content(tail: str) -> str | None:
     sentence = re.split(r"(?<=[.!?])\s", plain, maxsplit=1)[0]
     if _is_brackets(sentence):
         return sentence.strip(" .*`")
+    if time := _TIME.match(sentence):
+        return time[1]
     number = _NUMBER.search(sentence)
     if number:
         return _number(number)
