@@ -184,6 +184,20 @@ def evaluate(
     )  # fmt: skip
 
 
+@app.command(epilog="Example: lamer compare runs/first runs/second")
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN ...", help="Run directories; the first is the reference.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the methods of evaluated runs side by side, on the samples that all of them answered."""
+    from lamer.evaluation.compare import compare_runs
+
+    table = compare_runs(runs)
+    typer.echo(json.dumps(table.to_json(), ensure_ascii=False) if as_json else table.to_markdown())
+
+
 @app.command(
     epilog="Example: lamer merge runs/first --out model-merged, "
     "or lamer merge my-adapter --model ./base --out model-merged"
