@@ -113,7 +113,7 @@ def compare_runs(paths: Sequence[Path], *, resamples: int = 2000, seed: int = 0)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """What stands before a run's methods: nothing for a single run, else its name, or its path if that is shared."""
+    """What stands before a run's methods: nothing for one run, else its name, or its path if that is shared."""
     if len(paths) == 1:
         return [""]
     names = [path.name for path in paths]
