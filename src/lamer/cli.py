@@ -152,17 +152,28 @@ def synthesize(
     _execute(_settings(out, config, set_), out, until="synthesize", restart_from=restart_from, as_json=as_json)
 
 
-@app.command(epilog="Example: lamer train --out runs/first --set train.order=ascending")
+@app.command(
+    epilog="Example: lamer train --out runs/first --set train.order=ascending, "
+    "or lamer train --model ./model --examples examples.jsonl --out runs/mine"
+)
 def train(
     out: OutOption = Path("runs/lamer"),
+    model: ModelOption = None,
+    examples: Annotated[
+        list[str] | None,
+        typer.Option("--examples", help="Your own file(s): question, options, answer, severity."),
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     restart_from: RestartOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune a LoRA adapter on the examples of a run."""
-    settings = _settings(out, config, set_)
-    _execute(settings, out, until="train", restart_from=restart_from, as_json=as_json, paid=False)
+    """Fine-tune a LoRA adapter on the examples of a run, or of your own files."""
+    settings = _settings(out, config, set_, model=model, examples=examples)
+    _execute(
+        settings, out, until="train", only="train" if settings.train.path else None,
+        restart_from=restart_from, as_json=as_json, paid=False,
+    )  # fmt: skip
 
 
 @app.command(epilog="Example: lamer evaluate --model ./model --data test.jsonl --out runs/base")
@@ -177,7 +188,7 @@ def evaluate(
 ) -> None:
     """Compare the model before and after on labelled files; without an adapter, measure the base model."""
     settings = _settings(out, config, set_, model=model, data=data)
-    alone = not (out / "adapter").exists()
+    alone = not (out / "adapter").exists() or bool(settings.train.path)
     _execute(
         settings, out, until="evaluate", only="evaluate" if alone else None,
         restart_from=restart_from, as_json=as_json, paid=False,
@@ -318,6 +329,7 @@ def _settings(
     queries: list[str] | None = None,
     facts: list[str] | None = None,
     data: list[str] | None = None,
+    examples: list[str] | None = None,
     skip_bad: int | None = None,
 ) -> Any:
     """Settings of a stage command: the file given, else the run's own, else the default; then the options."""
@@ -329,7 +341,7 @@ def _settings(
     options: dict[str, Any] = {}
     if model is not None:
         options["model"] = {"name": model}
-    for section, path in (("queries", queries), ("facts", facts), ("evaluate", data)):
+    for section, path in (("queries", queries), ("facts", facts), ("train", examples), ("evaluate", data)):
         if path:
             options[section] = {"path": path}
     if skip_bad is not None:

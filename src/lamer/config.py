@@ -410,6 +410,9 @@ class LoraSettings(Settings):
 class TrainSettings(Settings):
     """Fine-tuning with LoRA."""
 
+    path: list[str] = Field(
+        default_factory=list, description="files of examples to train on instead of the run's own"
+    )
     lora: LoraSettings = LoraSettings()
     order: Literal["ascending", "descending", "shuffled", "interleaved"] = Field(
         "shuffled",

@@ -126,8 +126,8 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
     }
     if stage.name == "retrieve":
         leaves |= _contents([*config.queries.path, *config.facts.path])
-    if stage.name == "evaluate":
-        leaves |= _contents(config.evaluate.path)
+    if stage.name in ("train", "evaluate"):
+        leaves |= _contents(config.train.path if stage.name == "train" else config.evaluate.path)
     if stage.name == "diagnose":
         leaves |= _model(config)
     if stage.name == "synthesize":

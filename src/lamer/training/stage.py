@@ -5,20 +5,24 @@ from __future__ import annotations
 from lamer.config import Config
 from lamer.records import Deficiency, Example
 from lamer.run import Run, StageResult
+from lamer.training.examples import load_examples
 from lamer.training.trainer import TrainResult, train_adapter
 
 MAX_LISTED = 10
 
 
 def train(run: Run, config: Config) -> StageResult:
-    """Train on the kept examples of the run; writes `adapter/` and `training/`.
+    """Train on the kept examples of the run, or on those of `train.path`; writes `adapter/` and `training/`.
 
     Without examples there is no adapter, and evaluation uses the model as it is.
 
     Raises:
         LamerError: See `train_adapter`.
     """
-    examples = [example for example in run.table("examples", Example) if example.status == "kept"]
+    if config.train.path:
+        examples = load_examples(config.train.path)
+    else:
+        examples = [example for example in run.table("examples", Example) if example.status == "kept"]
     tiers = {unit.id: unit.tier for unit in run.table("deficiencies", Deficiency)}
     result = train_adapter(examples, config, run.path / "training", run.path / "adapter", tiers)
     counts = {

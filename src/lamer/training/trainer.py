@@ -166,7 +166,7 @@ def _prepare(
 
 def _digest(job: _Job) -> str:
     """Of everything the adapter depends on."""
-    train = job.config.train.model_dump(exclude={"save_steps"})
+    train = job.config.train.model_dump(exclude={"save_steps", "path"})
     rows = [(row.id, row.input_ids, row.num_context) for row in job.encoded.examples.values()]
     model = [job.config.model.name, job.config.model.revision, job.config.model.dtype]
     return digest(json.dumps([train, job.config.seed, model, job.plan, rows]))

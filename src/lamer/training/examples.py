@@ -1,0 +1,106 @@
+"""Training examples from files: JSON lines (or any tabular format of `lamer.rows`) with a column of severity.
+
+`question`, `options` (a list of 2 to 26 texts) and `answer` (a letter into the options) are needed; `explanation`,
+`severity` (or `relative_entropy`, in nats), `deficiency_id` (examples of one gap are siblings), `teacher` and `id`
+are read where they are there. It is what `lamer show RUN examples --json` prints, too: rejected rows are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from lamer.errors import DataError
+from lamer.records import Example
+from lamer.rows import FieldError, clean_text, labels, place, read_rows, require_columns, row_id, short
+
+MAX_OPTIONS = 26
+SEVERITY_COLUMNS = ("severity", "relative_entropy")
+
+
+def load_examples(paths: Sequence[str]) -> list[Example]:
+    """The examples of the files, in order.
+
+    An example without an id is called `file:line`; one without a severity comes first in an ascending
+    order.
+
+    Raises:
+        DataError: If a file cannot be read or has no rows, a field is wrong, or an id occurs twice; with file and
+            line.
+    """
+    examples: list[Example] = []
+    places: dict[str, str] = {}
+    names = labels(paths)
+    for path in paths:
+        for index, (number, row) in enumerate(read_rows(path)):
+            if index == 0:
+                for column in ("question", "options", "answer"):
+                    require_columns(path, row, (column,), "a part of every example")
+            if row.get("status") == "rejected":
+                continue
+            where = place(path, number)
+            try:
+                example = _example(row, f"{names[path]}:{number}")
+            except FieldError as error:
+                raise DataError(f"{where}: {error}") from error
+            if example.id in places:
+                raise DataError(
+                    f"{where}: id {example.id!r} was used before ({places[example.id]}); ids must be unique"
+                )
+            places[example.id] = where
+            examples.append(example)
+    return examples
+
+
+def _example(row: Mapping[str, Any], name: str) -> Example:
+    options = _options(row.get("options"))
+    return Example(
+        id=row_id(row.get("id")) or name,
+        deficiency_id=_text(row, "deficiency_id"),
+        relative_entropy=_severity(row),
+        question=clean_text(row.get("question"), "question"),
+        options=options,
+        answer=_answer(row.get("answer"), options),
+        explanation=_text(row, "explanation") or "",
+        status="kept",
+        reason=None,
+        raw="",
+        teacher=_text(row, "teacher") or "unknown",
+    )
+
+
+def _text(row: Mapping[str, Any], field: str) -> str | None:
+    value = row.get(field)
+    return None if value in (None, "") else clean_text(value, field)
+
+
+def _options(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not 2 <= len(value) <= MAX_OPTIONS:
+        raise FieldError(f"options is {short(value)}, expected a list of 2 to {MAX_OPTIONS} texts")
+    return tuple(clean_text(option, f"option {index + 1}") for index, option in enumerate(value))
+
+
+def _answer(value: Any, options: Sequence[str]) -> int:
+    """A letter, or the index that lamer's own tables hold."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
+        return value
+    letters = [chr(ord("A") + index) for index in range(len(options))]
+    if value not in letters:
+        raise FieldError(f"answer is {short(value)}, expected a letter from A to {letters[-1]} or an index from 0")
+    return letters.index(value)
+
+
+def _severity(row: Mapping[str, Any]) -> float | None:
+    for column in SEVERITY_COLUMNS:
+        value = row.get(column)
+        if value in (None, ""):
+            continue
+        try:
+            severity = float(value)
+        except (TypeError, ValueError):
+            severity = float("nan")
+        if isinstance(value, bool) or not isfinite(severity) or severity < 0:
+            raise FieldError(f"{column} is {short(value)}, expected nats, 0 or more")
+        return severity
+    return None
