@@ -405,6 +405,7 @@ class LoraSettings(Settings):
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the adapter's input")
     target_modules: str | list[str] = Field("all-linear", description="modules that get an adapter")
     rslora: bool = Field(False, description="rank-stabilised scaling")
+    dora: bool = Field(False, description="weights split into magnitude and direction, both trained (DoRA)")
 
 
 class TrainSettings(Settings):

@@ -332,3 +332,14 @@ def test_a_loss_that_is_not_finite_stops_the_training(examples, settings, tmp_pa
     monkeypatch.setattr(trainer, "completion_loss", lambda *row, **options: completion_loss(*row) * float("nan"))
     with pytest.raises(ModelError, match="the loss became nan at step 1"):
         train_adapter(examples, settings(), tmp_path / "out", tmp_path / "adapter")
+
+
+def test_dora_trains_magnitudes_as_well(examples, settings, tmp_path):
+    changes = {"train.lora.dora": "true", "train.epochs": 1}
+    result = train_adapter(examples, settings(**changes), tmp_path / "out", tmp_path / "adapter")
+    plain = train_adapter(
+        examples, settings(**{"train.epochs": 1}), tmp_path / "plain", tmp_path / "plain-adapter"
+    )
+    assert result.num_parameters > plain.num_parameters
+    assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["use_dora"] is True
+    assert "DoRA" in (tmp_path / "adapter/README.md").read_text()

@@ -94,8 +94,8 @@ def _settings(config: Config, num_steps: int, scaling: float, final_loss: float 
             f"order {train.order}, scope {train.scope}, {train.epochs} epochs, {num_steps} optimizer steps of "
             f"up to {train.batch_size} examples, seed {config.seed}",
             f"LoRA rank {lora.rank}, alpha {lora.alpha:g}, effective scaling {scaling:.4g}"
-            f"{' (rank-stabilised)' if lora.rslora else ''}, dropout {lora.dropout:g}, "
-            f"modules {lora.target_modules}",
+            f"{' (rank-stabilised)' if lora.rslora else ''}{', DoRA' if lora.dora else ''}, "
+            f"dropout {lora.dropout:g}, modules {lora.target_modules}",
             f"Adam without weight decay, learning rate {train.learning_rate:g}, schedule {train.schedule}, "
             f"warm-up {train.warmup:g}, gradients clipped to norm 1",
             f"cross-entropy on completion tokens only, averaged over those of a step; last step {loss} nats",

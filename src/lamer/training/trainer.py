@@ -201,6 +201,7 @@ def _with_lora(loaded: LoadedModel, config: Config) -> Any:
                 lora_dropout=lora.dropout,
                 target_modules=lora.target_modules,
                 use_rslora=lora.rslora,
+                use_dora=lora.dora,
                 task_type="CAUSAL_LM",
             ),
         )
