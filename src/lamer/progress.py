@@ -65,9 +65,9 @@ class ProgressBar:
             self._live.update(self._task, advance=count, rate=rate, note=note)
         elif time.monotonic() - self._last_line >= LOG_INTERVAL_S:
             self._last_line = time.monotonic()
-            left = f", {self.seconds_left:.0f} s left" if rate else ""
-            line = f"{self.description}: {self.done}/{self.total} {self.unit}, {rate}{left} {note}".rstrip()
-            say(line)
+            left = f"{self.seconds_left:.0f} s left" if rate else ""
+            parts = [f"{self.description}: {self.done}/{self.total} {self.unit}", rate, left, note]
+            say(", ".join(part for part in parts if part))
 
     @property
     def rate(self) -> float:
