@@ -292,6 +292,28 @@ def test_usage_is_recorded(ledger):
     assert ledger.totals().completion_tokens == 3
 
 
+def test_nothing_of_this_machine_is_told_to_the_server(ledger):
+    seen = []
+
+    class Handler(_Picky):
+        bodies: list[dict] = []  # noqa: RUF012 - shared on purpose
+
+        def do_POST(self) -> None:
+            seen.append(dict(self.headers))
+            super().do_POST()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        teacher_at(f"http://127.0.0.1:{server.server_port}/v1", ledger).ask(requests(1))
+    finally:
+        server.shutdown()
+        server.server_close()
+    told = " ".join(f"{name}: {value}" for headers in seen for name, value in headers.items()).lower()
+    assert "user-agent" in told
+    assert not [word for word in ("linux", "x64", "arch", "runtime", "cpython") if word in told]
+
+
 def test_no_more_than_the_set_number_is_in_flight(ledger):
     lock, now, most = threading.Lock(), [0], [0]
 

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lamer.config import TeacherSettings
 from lamer.teacher.key import OPENAI_URL, Secret, api_key
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 DUMMY_KEY = "unused"
 """Sent to servers that need no key; the client insists on one."""
 CONNECT_TIMEOUT_S = 30.0
+PLATFORM_HEADERS = tuple(
+    f"X-Stainless-{name}"
+    for name in ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
+)
+"""What the client tells of this machine: no server needs it, and it takes a tenth of the time of a request."""
 MAX_ERROR_LENGTH = 200
 
 
@@ -29,6 +34,7 @@ class Client:
     def __init__(self, settings: TeacherSettings) -> None:
         self.settings = settings
         self.address = (settings.base_url or OPENAI_URL).rstrip("/")
+        self._path = f"{self.address}/chat/completions"
         self._client: openai.AsyncOpenAI | None = None
         self._secret = Secret("")
         self._renamed: dict[str, str | None] = {}
@@ -45,6 +51,7 @@ class Client:
             max_retries=0,
             timeout=openai.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
             http_client=openai.DefaultAioHttpClient(),
+            default_headers=cast("Mapping[str, str]", dict.fromkeys(PLATFORM_HEADERS, openai.Omit())),
         )
 
     async def close(self) -> None:
@@ -73,8 +80,8 @@ class Client:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.settings.timeout_s):
-                # the reply as a dict: building the client's own types takes more time than all else
-                completion = await self._client.post("/chat/completions", cast_to=object, body=body)
+                # a dict and a whole address: building the client's types takes more time than all else
+                completion = await self._client.post(self._path, cast_to=object, body=body)
             return self._answer(completion, time.monotonic() - started)
         except openai.APIStatusError as error:
             raise self._status_failure(error, body) from None
