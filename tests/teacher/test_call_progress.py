@@ -9,7 +9,7 @@ from lamer import progress as lines
 from lamer.synthesis.synthesize import write_examples
 from lamer.teacher import progress
 from lamer.teacher.ledger import Ledger
-from lamer.teacher.progress import CallProgress, reasons_text
+from lamer.teacher.progress import CallProgress, money_text, reasons_text
 from lamer.teacher.requests import Reply
 from lamer.teacher.teacher import Teacher
 from writing_teacher import config_for, sloppy, units
@@ -30,6 +30,12 @@ def test_reasons_are_told_most_frequent_first_and_rare_ones_together():
     assert reasons_text({}) == ""
     assert reasons_text({"b": 2, "a": 2, "c": 9, "none": 0}) == "c 9, a 2, b 2"
     assert reasons_text(dict.fromkeys("abcdef", 5) | {"g": 1}) == "a 5, b 5, c 5, d 5, others 11"
+
+
+def test_money_is_told_in_its_currency():
+    assert money_text({}) == ""
+    assert money_text({"USD": 0.01234}) == "0.0123 USD"
+    assert money_text({"EUR": 1234.5, "USD": 0.5}) == "1,234.50 EUR, 0.5000 USD"
 
 
 def test_a_log_gets_plain_lines_with_everything_in_them(capsys, every_reply_is_shown):

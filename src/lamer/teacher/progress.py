@@ -96,3 +96,8 @@ def reasons_text(rejected: Mapping[str, int]) -> str:
     named = [f"{reason} {count}" for count, reason in ordered[:MAX_REASONS]]
     others = sum(count for count, _ in ordered[MAX_REASONS:])
     return ", ".join([*named, f"others {others}"] if others else named)
+
+
+def money_text(costs: Mapping[str, float]) -> str:
+    """`0.1234 USD`: sums of money by currency; four places below 1, two from there on."""
+    return ", ".join(f"{amount:,.{2 if amount >= 1 else 4}f} {currency}" for currency, amount in costs.items())
