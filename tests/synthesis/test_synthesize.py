@@ -5,7 +5,6 @@ import threading
 from collections import Counter
 
 import pytest
-from writing_teacher import config_for, good_item, sloppy, units, write
 
 from lamer.config import Config, load_config
 from lamer.errors import DataError, TeacherError
@@ -15,6 +14,7 @@ from lamer.synthesis.synthesize import Synthesis, write_examples
 from lamer.teacher.ledger import Ledger
 from lamer.teacher.teacher import Teacher
 from lamer.testing import Fault, TeacherServer
+from writing_teacher import config_for, good_item, sloppy, units, write
 
 
 @pytest.fixture

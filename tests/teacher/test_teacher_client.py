@@ -8,7 +8,6 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from writing_teacher import content_of, write
 
 from lamer.config import TeacherSettings
 from lamer.errors import TeacherError
@@ -17,6 +16,7 @@ from lamer.teacher.ledger import Ledger
 from lamer.teacher.requests import Request, user_message
 from lamer.teacher.teacher import Teacher
 from lamer.testing import Fault, TeacherServer
+from writing_teacher import content_of, write
 
 KEY = "sk-planted-0123456789abcdef"
 
@@ -290,6 +290,28 @@ def test_usage_is_recorded(ledger):
         reply = teacher_at(server.base_url, ledger).ask(requests(1))["r0"]
     assert (reply.prompt_tokens, reply.completion_tokens) == (2, 3)
     assert ledger.totals().completion_tokens == 3
+
+
+def test_nothing_of_this_machine_is_told_to_the_server(ledger):
+    seen = []
+
+    class Handler(_Picky):
+        bodies: list[dict] = []  # noqa: RUF012 - shared on purpose
+
+        def do_POST(self) -> None:
+            seen.append(dict(self.headers))
+            super().do_POST()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        teacher_at(f"http://127.0.0.1:{server.server_port}/v1", ledger).ask(requests(1))
+    finally:
+        server.shutdown()
+        server.server_close()
+    told = " ".join(f"{name}: {value}" for headers in seen for name, value in headers.items()).lower()
+    assert "user-agent" in told
+    assert not [word for word in ("linux", "x64", "arch", "runtime", "cpython") if word in told]
 
 
 def test_no_more_than_the_set_number_is_in_flight(ledger):

@@ -14,7 +14,6 @@ from typing import Any
 
 from lamer.config import Config, SynthesizeSettings
 from lamer.errors import DataError, TeacherError
-from lamer.progress import ProgressBar
 from lamer.records import Deficiency, Example, Fact, Query
 from lamer.synthesis.checks import (
     FILTERED,
@@ -29,6 +28,7 @@ from lamer.synthesis.checks import (
 from lamer.synthesis.duplicates import Subject, subject_of
 from lamer.synthesis.parse import LETTERS, ParsedItem, parse
 from lamer.synthesis.templates import build_prompt, template_hash
+from lamer.teacher.progress import CallProgress
 from lamer.teacher.requests import Reply, Request, user_message
 from lamer.teacher.teacher import Teacher
 
@@ -124,7 +124,8 @@ def write_examples(
         lacking = [unit for unit in work if unit.missing > 0]
         if not lacking:
             break
-        replies = _ask(lacking, number, config, teacher, progress)
+        rejected = Counter(item.reason for unit in work for item in unit.rejected)
+        replies = _ask(lacking, number, config, teacher, progress, rejected)
         if number == 0 and all(reply.error is not None for reply in replies):
             raise TeacherError(
                 f"teacher {teacher.model} answered none of {len(replies)} requests, last: {replies[-1].error}"
@@ -147,7 +148,14 @@ def _unit(deficiency: Deficiency, queries: Mapping[str, Query], facts: Mapping[s
     return Unit(deficiency, fact, query, subject_of(query.text, query.options or (), fact.text))
 
 
-def _ask(units: Sequence[Unit], number: int, config: Config, teacher: Teacher, progress: str) -> list[Reply]:
+def _ask(
+    units: Sequence[Unit],
+    number: int,
+    config: Config,
+    teacher: Teacher,
+    progress: str,
+    rejected: Mapping[str, int],
+) -> list[Reply]:
     """One round: the replies in the order of the units."""
     settings = config.synthesize
     template = template_hash(settings.prompt)
@@ -158,8 +166,8 @@ def _ask(units: Sequence[Unit], number: int, config: Config, teacher: Teacher, p
         replies = teacher.ask(requests)
     else:
         title = progress if number == 0 else f"{progress}, try {number + 1}"
-        with ProgressBar(title, len(requests), "requests") as bar:
-            replies = teacher.ask(requests, lambda reply: bar.skip(1) if reply.is_cached else bar.advance(1))
+        with CallProgress(title, len(requests), rejected=rejected) as shown:
+            replies = teacher.ask(requests, shown.take)
     return [replies[request.key] for request in requests]
 
 

@@ -3,7 +3,10 @@
 template  a prompt: a text with strict placeholders
 requests  what is asked and answered
 teacher   ask it: an OpenAI-compatible server, or a function
-session   workers, retries, group commit
+session   workers within the limits, retries, group commit
+limits    how many requests in flight, how many a minute, holds (pure)
+progress  what is shown meanwhile
+clock     the time that waits are measured in
 client    one try over HTTP
 key       the API key: from the environment, never shown
 retry     when to ask again (pure)

@@ -60,11 +60,19 @@ class Failure(Exception):  # noqa: N818 - not an error of the program: the retry
         *,
         retry_after: float | None = None,
         is_unreachable: bool = False,
+        is_overload: bool = False,
+        is_timeout: bool = False,
     ) -> None:
         super().__init__(message)
         self.fault = fault
         self.retry_after = retry_after
+        """Seconds the server asked to wait."""
         self.is_unreachable = is_unreachable
+        """No connection was made."""
+        self.is_overload = is_overload
+        """The server said that it has too much to do."""
+        self.is_timeout = is_timeout
+        """Nothing came in time."""
 
 
 class Backend(Protocol):

@@ -1,23 +1,28 @@
-"""One call of the teacher: workers that take requests, retries, and answers committed in groups."""
+"""One call of the teacher: workers that keep to its limits, retries, and answers committed in groups."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from typing import Any
 
 from lamer.config import TeacherSettings
 from lamer.errors import TeacherError
+from lamer.progress import say
+from lamer.teacher.clock import Clock
 from lamer.teacher.ledger import Answer, Entry, Ledger
+from lamer.teacher.limits import Limits, Ticket
 from lamer.teacher.requests import Backend, Failure, OnReply, Reply, Request
-from lamer.teacher.retry import backoff_s
+from lamer.teacher.retry import BACKOFF_S, backoff_s
 
 MAX_TRIES_UNREACHED = 3
 """Tries of a request while no connection was ever made: a wrong address should be told soon."""
+TOLD_HOLD_S = 10.0
+"""Shorter waits that the server asks for are not worth a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,57 +39,100 @@ class Session:
     """One call of `complete_all`."""
 
     def __init__(
-        self, settings: TeacherSettings, ledger: Ledger, backend: Backend, on_reply: OnReply, backoff_s: float
+        self,
+        settings: TeacherSettings,
+        ledger: Ledger,
+        backend: Backend,
+        on_reply: OnReply,
+        *,
+        backoff_s: float = BACKOFF_S,
+        clock: Clock | None = None,
+        tell: Callable[[str], None] = say,
     ) -> None:
         self.settings = settings
         self.ledger = ledger
         self.backend = backend
         self.on_reply = on_reply
         self.backoff_s = backoff_s
+        self.clock = clock or Clock()
+        self.tell = tell
+        self.limits = Limits(settings)
         self.stop_error: TeacherError | None = None
         self._stopped = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._line = asyncio.Lock()
         self._writer = Writer(ledger)
         self._is_open = False
-        self._not_before = 0.0
-        self._last_success = 0.0
+        self._last_success = -inf
+        self._num_answers = 0
         self._failures_in_a_row = 0
+        self._timeouts_in_a_row = 0
+        self._told_to_wait_since = inf
+        self._has_told_cap = False
+
+    def unknown(self, items: Iterable[Item]) -> list[Item]:
+        """The items that must be asked; the others are answered from the ledger at once.
+
+        Before anything is sent: later the ledger's lock may be held by a commit, and everything would wait for it.
+        """
+        return [item for item in items if not self._is_known(item)]
+
+    def _is_known(self, item: Item) -> bool:
+        answer = self.ledger.find(item.hash)
+        if answer is not None:
+            self._hand_on(item, answer, None, is_cached=True)
+        return answer is not None
 
     async def work(self, items: Iterator[Item]) -> None:
         """Take requests until none is left or the teacher has stopped."""
         for item in items:
             if self._stopped.is_set():
                 return
-            answer = self.ledger.find(item.hash)
-            is_cached = answer is not None
-            error = None
-            if answer is None:
-                answer, error = await self._ask(item.hash, item.body)
-                if self._stopped.is_set() and answer is None:
-                    return
-            for number, request in enumerate(item.requests):
-                self.on_reply(_reply(request, answer, error, is_cached=is_cached or number > 0))
+            answer, error = await self._ask(item.hash, item.body)
+            if self._stopped.is_set() and answer is None:
+                return
+            self._hand_on(item, answer, error, is_cached=False)
+
+    def _hand_on(self, item: Item, answer: Answer | None, error: str | None, *, is_cached: bool) -> None:
+        for number, request in enumerate(item.requests):
+            self.on_reply(_reply(request, answer, error, is_cached=is_cached or number > 0))
 
     async def _ask(self, key: str, request: Mapping[str, Any]) -> tuple[Answer | None, str | None]:
         """The answer, recorded, or why there is none."""
-        started = time.monotonic()
+        started = self.clock.now()
+        patience = _Patience(self._num_answers)
         for num_tries in count(1):
-            await self._wait(self._not_before - time.monotonic())
-            if self._stopped.is_set():
+            ticket = await self._enter(request)
+            if ticket is None:
                 break
             try:
                 answer = await self._send(request)
             except Failure as failure:
-                if self._is_final(failure, num_tries):
+                self._failed(ticket, failure)
+                patience.count(failure, self._num_answers)
+                if self._is_final(failure, patience.num_counted):
                     error = f"{failure} ({num_tries} {'try' if num_tries == 1 else 'tries'})"
-                    self.ledger.record_failure(key, self.settings.model, error, time.monotonic() - started)
+                    self.ledger.record_failure(key, self.settings.model, error, self.clock.now() - started)
                     self._give_up(failure, error, started)
                     return None, error
-                await self._hold_back(failure, num_tries)
+                await self._hold_back(failure, patience.num_counted)
                 continue
-            self._last_success, self._failures_in_a_row = time.monotonic(), 0
+            self._succeeded(ticket, answer)
             await self._writer.write(Entry(key, self.settings.model, request, answer))
             return answer, None
         return None, "not asked: the teacher has stopped"
+
+    async def _enter(self, request: Mapping[str, Any]) -> Ticket | None:
+        """Wait in line until the limits allow one more request; None when the teacher has stopped."""
+        num_characters = sum(len(str(message["content"])) for message in request["messages"])
+        async with self._line:
+            while not self._stopped.is_set():
+                self._changed.clear()
+                wait_s = self.limits.wait_s(self.clock.now(), num_characters)
+                if wait_s <= 0:
+                    return self.limits.send(self.clock.now(), num_characters)
+                await self.clock.wait(self._changed, wait_s)
+        return None
 
     async def _send(self, request: Mapping[str, Any]) -> Answer:
         if not self._is_open:
@@ -95,48 +143,92 @@ class Session:
             self._is_open = True
         return await self.backend.send(request)
 
-    def _is_final(self, failure: Failure, num_tries: int) -> bool:
-        allowed = self.settings.max_retries + 1
-        if failure.is_unreachable and not self._last_success:
-            allowed = min(allowed, MAX_TRIES_UNREACHED)
-        return failure.fault != "transient" or num_tries >= allowed
+    def _succeeded(self, ticket: Ticket, answer: Answer) -> None:
+        self.limits.answered(ticket, answer.prompt_tokens, answer.completion_tokens)
+        self._changed.set()
+        self._num_answers += 1
+        self._last_success = self.clock.now()
+        self._failures_in_a_row = self._timeouts_in_a_row = 0
+        self._told_to_wait_since = inf
 
-    async def _hold_back(self, failure: Failure, num_tries: int) -> None:
-        """Wait before the next try; a Retry-After holds back every other request as well."""
+    def _failed(self, ticket: Ticket, failure: Failure) -> None:
+        """A try failed: the limits learn from it, and a Retry-After holds back every other request as well."""
+        now, hold_s = self.clock.now(), self._hold_s(failure)
+        if hold_s >= TOLD_HOLD_S and now >= self.limits.held_until:
+            self._tell_hold(failure.retry_after or 0.0)
+        is_overload = failure.is_overload or failure.is_timeout
+        self.limits.failed(ticket, now, is_overload=is_overload, hold_s=hold_s)
+        self._changed.set()
+        self._timeouts_in_a_row += failure.is_timeout
         if failure.retry_after is not None:
-            self._not_before = max(self._not_before, time.monotonic() + failure.retry_after)
-        await self._wait(backoff_s(num_tries, random.random(), self.backoff_s))
+            self._told_to_wait_since = min(self._told_to_wait_since, now)
+        self._stop_if_silent(now)
 
-    async def _wait(self, seconds: float) -> None:
-        """Sleep, or wake up because the teacher has stopped."""
-        if seconds > 0:
-            try:
-                await asyncio.wait_for(self._stopped.wait(), timeout=seconds)
-            except TimeoutError:
-                return
+    def _hold_s(self, failure: Failure) -> float:
+        return min(failure.retry_after or 0.0, self.settings.max_retry_after_s)
+
+    def _tell_hold(self, asked_s: float) -> None:
+        line = f"teacher: the server asks to wait {asked_s:.0f} s (Retry-After)"
+        cap_s = self.settings.max_retry_after_s
+        if asked_s <= cap_s:
+            self.tell(line)
+        elif not self._has_told_cap:
+            self._has_told_cap = True
+            self.tell(f"{line}; waiting {cap_s:.0f} s each time (synthesize.teacher.max_retry_after_s)")
+
+    def _stop_if_silent(self, now: float) -> None:
+        """Stop when the server has for long done nothing but let requests time out, or tell them to wait."""
+        num_tries = self.settings.max_retries + 1
+        if self._timeouts_in_a_row >= max(2 * self.settings.concurrency, num_tries):
+            self._stop(
+                f"{self.backend.address}: teacher let {self._timeouts_in_a_row} tries in a row wait for more than "
+                f"{self.settings.timeout_s:g} s; start again later, or raise synthesize.teacher.timeout_s "
+                f"({self._kept})"
+            )
+        waited_s = now - self._told_to_wait_since
+        if waited_s > num_tries * self.settings.max_retry_after_s:
+            self._stop(
+                f"{self.backend.address}: teacher has only asked to wait for {waited_s:.0f} s; start again later "
+                f"({self._kept})"
+            )
+
+    @property
+    def _kept(self) -> str:
+        return f"replies so far are kept in {self.ledger.path}"
+
+    def _is_final(self, failure: Failure, num_counted: int) -> bool:
+        allowed = self.settings.max_retries + 1
+        if failure.is_unreachable and not self._num_answers:
+            allowed = min(allowed, MAX_TRIES_UNREACHED)
+        return failure.fault != "transient" or num_counted >= allowed
+
+    async def _hold_back(self, failure: Failure, num_counted: int) -> None:
+        """Wait before the next try: the Retry-After and, with jitter so that not all come back at once, more."""
+        more_s = backoff_s(max(num_counted, 1), random.random(), self.backoff_s)
+        await self.clock.wait(self._stopped, self._hold_s(failure) + more_s)
 
     def _give_up(self, failure: Failure, error: str, started: float) -> None:
         """Count a failed request; stop everything when the teacher is to blame, not the request."""
         self._failures_in_a_row += 1
         address = self.backend.address
-        kept = f"replies so far are kept in {self.ledger.path}"
         if failure.fault == "fatal":
             self._stop(f"{failure}")
         elif failure.is_unreachable and self._last_success < started:
             self._stop(
                 f"{address}: teacher cannot be reached: {error}; check synthesize.teacher.base_url and that the "
-                f"server is up, then start again ({kept})"
+                f"server is up, then start again ({self._kept})"
             )
         elif self._failures_in_a_row >= 2 * self.settings.concurrency:
             self._stop(
                 f"{address}: teacher failed {self._failures_in_a_row} requests in a row, last: {error}; "
-                f"start again later ({kept})"
+                f"start again later ({self._kept})"
             )
 
     def _stop(self, message: str) -> None:
         if self.stop_error is None:
             self.stop_error = TeacherError(message)
         self._stopped.set()
+        self._changed.set()
 
     async def close(self) -> None:
         """Write what is left to write and close connections."""
@@ -145,6 +237,24 @@ class Session:
         finally:
             if self._is_open:
                 await self.backend.close()
+
+
+class _Patience:
+    """Tries of one request that count against `max_retries`.
+
+    Being told to wait is not the request's fault. A try that ended with a Retry-After never counts; one that met
+    an overloaded server counts only when nobody has been answered since the try before.
+    """
+
+    def __init__(self, num_answers: int) -> None:
+        self.num_counted = 0
+        self._num_answers = num_answers
+
+    def count(self, failure: Failure, num_answers: int) -> None:
+        others_are_answered = num_answers > self._num_answers
+        if failure.retry_after is None and not (failure.is_overload and others_are_answered):
+            self.num_counted += 1
+        self._num_answers = num_answers
 
 
 def _reply(request: Request, answer: Answer | None, error: str | None, *, is_cached: bool) -> Reply:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from lamer.config import TeacherSettings
 from lamer.teacher.client import Client
+from lamer.teacher.clock import Clock
 from lamer.teacher.ledger import Answer, Ledger, request_hash
 from lamer.teacher.requests import Backend, OnReply, Reply, Request, storable
 from lamer.teacher.retry import BACKOFF_S
@@ -37,12 +38,21 @@ class Teacher:
         settings: Which model, where, and how patient to be.
         ledger: Where requests and replies are written.
         backoff_s: First wait before another try, in seconds.
+        clock: What waits are measured in.
     """
 
-    def __init__(self, settings: TeacherSettings, ledger: Ledger, *, backoff_s: float = BACKOFF_S) -> None:
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        ledger: Ledger,
+        *,
+        backoff_s: float = BACKOFF_S,
+        clock: Clock | None = None,
+    ) -> None:
         self.settings = settings
         self.ledger = ledger
         self.backoff_s = backoff_s
+        self.clock = clock or Clock()
         self._backend: Backend = Client(settings)
 
     @classmethod
@@ -99,10 +109,13 @@ class Teacher:
         groups: dict[str, list[Request]] = {}
         for request in requests:
             groups.setdefault(request_hash(self._body(request)), []).append(request)
-        session = Session(self.settings, self.ledger, self._backend, on_reply, self.backoff_s)
-        items = (Item(key, self._body(group[0]), group) for key, group in groups.items())
-        num_workers = min(self.settings.concurrency, len(groups))
-        workers = [asyncio.create_task(session.work(items)) for _ in range(num_workers)]
+        session = Session(
+            self.settings, self.ledger, self._backend, on_reply, backoff_s=self.backoff_s, clock=self.clock
+        )
+        items = session.unknown(Item(key, self._body(group[0]), group) for key, group in groups.items())
+        rest = iter(items)
+        num_workers = min(self.settings.concurrency, len(items))
+        workers = [asyncio.create_task(session.work(rest)) for _ in range(num_workers)]
         try:
             await asyncio.gather(*workers)
         finally:
