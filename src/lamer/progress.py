@@ -16,6 +16,12 @@ LOG_INTERVAL_S = 10.0
 """Seconds between lines when stderr is not a terminal."""
 
 
+def say(line: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
 class ProgressBar:
     """`with ProgressBar("diagnose", total=720, unit="queries") as bar: bar.advance(16, note="3 bad")`."""
 
@@ -61,8 +67,7 @@ class ProgressBar:
             self._last_line = time.monotonic()
             left = f", {self.seconds_left:.0f} s left" if rate else ""
             line = f"{self.description}: {self.done}/{self.total} {self.unit}, {rate}{left} {note}".rstrip()
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+            say(line)
 
     @property
     def rate(self) -> float:
