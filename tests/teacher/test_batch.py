@@ -295,6 +295,17 @@ def test_the_batch_of_a_dead_process_is_found_on_a_later_page(ledger):
     assert set(desk.answered.values()) == {1}
 
 
+def test_a_batch_that_the_list_shows_late_is_not_made_again(ledger):
+    desk = BatchDesk(call_faults={"create": [Fault(reset=True, is_late=True)]}, num_late_lists=1)
+    with TeacherServer(echo, desk=desk) as server:
+        with pytest.raises(TeacherError, match="batches fail"):
+            teacher_at(server.base_url, ledger, max_retries=0).ask(requests(6))
+        teacher = Teacher(teacher_at(server.base_url, ledger).settings, ledger, backoff_s=0.1)
+        assert told(teacher.ask(requests(6))) == texts(6)
+    assert desk.calls["list"] == 2
+    assert each_once(desk, 6)
+
+
 def test_a_file_that_was_sent_by_a_dead_process_is_not_sent_again(ledger):
     desk = BatchDesk(page_size=2, call_faults={"upload": [Fault(reset=True, is_late=True)]})
     with TeacherServer(echo, desk=desk) as server:

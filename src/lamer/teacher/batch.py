@@ -402,7 +402,6 @@ class BatchSession:
                 )
             found.broken = []
             results.add(found)
-        results.by_key = {key: result for key, result in results.by_key.items() if key in batch.requests}
         return results
 
     def _is_cut(self, found: Results, file_id: str, remote: RemoteBatch) -> bool:

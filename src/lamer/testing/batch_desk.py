@@ -82,6 +82,7 @@ class BatchDesk:
         page_size: Most rows of a page, whatever the client asks for.
         on_call: Called with the kind of call and "before" or "after" it is carried out, before the answer is sent.
         keeps_metadata: False drops it, as poor copies of the service do.
+        num_late_lists: Lists of batches that do not have a new batch yet.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class BatchDesk:
         page_size: int = PAGE_SIZE,
         on_call: Callable[[Call, str], None] | None = None,
         keeps_metadata: bool = True,
+        num_late_lists: int = 0,
     ) -> None:
         self.batch_faults = batch_faults
         self.call_faults = {kind: list(faults) for kind, faults in (call_faults or {}).items()}
@@ -102,6 +104,7 @@ class BatchDesk:
         self.page_size = page_size
         self.on_call = on_call
         self.keeps_metadata = keeps_metadata
+        self.num_late_lists = num_late_lists
         self.calls: Counter[str] = Counter()
         """Calls by kind, failed ones included."""
         self.answered: Counter[str] = Counter()
@@ -169,7 +172,8 @@ class BatchDesk:
         if kind == "create":
             return self._create(json.loads(raw))
         if kind == "list":
-            return self._page(self.batches, query)
+            self.num_late_lists -= 1
+            return self._page([] if self.num_late_lists >= 0 else self.batches, query)
         batch = self._batches.get(path[1])
         if batch is None:
             raise RefusedError(404, f"no such batch: {path[1]}")
