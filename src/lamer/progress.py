@@ -67,7 +67,8 @@ class ProgressBar:
             self._last_line = time.monotonic()
             left = f", {self.seconds_left:.0f} s left" if rate else ""
             line = f"{self.description}: {self.done}/{self.total} {self.unit}, {rate}{left} {note}".rstrip()
-            say(line)
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
 
     @property
     def rate(self) -> float:

@@ -4,8 +4,10 @@ template  a prompt: a text with strict placeholders
 requests  what is asked and answered
 teacher   ask it: an OpenAI-compatible server, or a function
 session   workers, retries, group commit
-batch     the same requests in batches: batch_table (intents, on disk), batch_service (calls), batch_lines (files)
 client    one try over HTTP
+batch     the same requests in batches
+          batch_table: what is sent and what became of it, on disk; batch_lines: the files, as text (pure);
+          batch_client, batch_service: the calls
 key       the API key: from the environment, never shown
 retry     when to ask again (pure)
 ledger    every request and reply in SQLite, committed before use

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from lamer.config import TeacherSettings
 from lamer.errors import TeacherError
 from lamer.progress import say
+from lamer.teacher.batch_client import BatchClient, CallFailure
 from lamer.teacher.batch_lines import MAX_REQUESTS, Result, Results, read_results, request_line, split
-from lamer.teacher.batch_service import BatchService, CallFailure
+from lamer.teacher.batch_service import BatchService
 from lamer.teacher.batch_table import Batch, BatchTable
 from lamer.teacher.client import Client
 from lamer.teacher.ledger import Answer, Entry, Ledger
@@ -54,7 +55,7 @@ class BatchSession:
     Args:
         settings: The teacher's.
         ledger: Holds replies and batches.
-        client: An opened client.
+        client: What single requests are sent with; not opened.
         on_reply: Called once a request, after its reply is safe in the ledger.
         backoff_s: First wait before a call is tried again, in seconds.
     """
@@ -64,10 +65,10 @@ class BatchSession:
     ) -> None:
         self.settings = settings
         self.ledger = ledger
-        self.client = client
+        self.client = BatchClient(client)
         self.on_reply = on_reply
         self._table = BatchTable(ledger)
-        self._service = BatchService(client, settings, backoff_s)
+        self._service = BatchService(self.client, settings, backoff_s)
         self._wanted: dict[str, Item] = {}
         """By hash: what has no reply yet."""
         self._open: dict[str, Batch] = {}
@@ -414,8 +415,7 @@ class BatchSession:
             return self.client.read(result.body, seconds)
         if result.status is None:
             raise Failure(self.client.told(result.message or result.code or "no reason given"))
-        failure = self.client.failure_in_file(result.status, result.body, body)
-        raise failure or Failure("a parameter is not known to the server")
+        raise self.client.failure(result.status, result.body, body)
 
     def _over(self, batch: Batch, status: Any, note: str) -> None:
         self._table.finish(batch, status, note)

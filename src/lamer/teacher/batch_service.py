@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lamer.config import TeacherSettings
+from lamer.teacher.batch_client import BatchClient, CallFailure
 from lamer.teacher.batch_lines import URL
 from lamer.teacher.batch_table import Batch
-from lamer.teacher.client import Client
-from lamer.teacher.requests import Failure
-from lamer.teacher.retry import backoff_s, fault_of, retry_after_s
+from lamer.teacher.retry import backoff_s
 
 if TYPE_CHECKING:
     import openai
@@ -34,20 +33,6 @@ MAX_TRIES_UNREACHED = 3
 """Tries of a call while no connection was ever made: a wrong address should be told soon."""
 SETTLE_BACKOFFS = 20
 """A batch that may have been made is looked for again this many first waits after it was sent (10 s)."""
-UNREACHABLE = frozenset(
-    {"ConnectError", "ConnectTimeout", "UnsupportedProtocol", "ClientConnectorError", "ConnectionTimeoutError"}
-)
-"""What the transports call a connection that was never made."""
-
-
-class CallFailure(Failure):
-    """A call that was given up."""
-
-    def __init__(self, message: str, failure: Failure, status: int | None, code: str | None) -> None:
-        super().__init__(message, failure.fault, is_unreachable=failure.is_unreachable)
-        self.status = status
-        """None when there was no answer."""
-        self.code = code
 
 
 def file_name(batch_id: str) -> str:
@@ -61,7 +46,7 @@ class BatchService:
     Every method raises `CallFailure` when its call was refused, or failed as often as `max_retries` allows.
     """
 
-    def __init__(self, client: Client, settings: TeacherSettings, backoff_s: float) -> None:
+    def __init__(self, client: BatchClient, settings: TeacherSettings, backoff_s: float) -> None:
         self.client = client
         self.settings = settings
         self.backoff_s = backoff_s
@@ -174,7 +159,7 @@ class BatchService:
     async def _call(self, call: Callable[[openai.AsyncOpenAI], Awaitable[Result]]) -> Result:
         for num_tries in count(1):
             try:
-                result = await self._once(call)
+                result = await self.client.call(call)
             except CallFailure as failure:
                 self.was_reached = self.was_reached or not failure.is_unreachable
                 allowed = self.settings.max_retries + 1
@@ -189,41 +174,6 @@ class BatchService:
             self.was_reached = True
             return result
         raise AssertionError("unreachable")
-
-    async def _once(self, call: Callable[[openai.AsyncOpenAI], Awaitable[Result]]) -> Result:
-        """One try, every failure named."""
-        import openai
-
-        told = self.client.told
-        try:
-            return await call(self.client.api)
-        except openai.APIStatusError as error:
-            code = error.code if isinstance(error.code, str) else None
-            fault = fault_of(error.status_code, code)
-            message = told(error.message)
-            if fault == "fatal" and error.status_code != 404:
-                message = self.client.refusal(error.status_code, message)
-            failure = Failure(message, fault)
-            named = CallFailure(message, failure, error.status_code, code)
-            named.retry_after = retry_after_s(error.response.headers.get("retry-after"))
-            raise named from None
-        except openai.APIConnectionError as error:
-            causes = list(_causes(error))
-            unreachable = any(type(cause).__name__ in UNREACHABLE for cause in causes)
-            message = f"connection failed: {told(str(causes[-1]) or type(causes[-1]).__name__)}"
-            if isinstance(error, openai.APITimeoutError):
-                message = f"no answer in {self.settings.timeout_s:g} s"
-            raise CallFailure(message, Failure("", is_unreachable=unreachable), None, None) from None
-        except Exception as error:  # whatever a broken body makes the client raise
-            message = f"answer is not what it should be: {type(error).__name__}: {told(str(error))}"
-            raise CallFailure(message, Failure(""), None, None) from None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what caused it, and so on."""
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _is_before(remote: Any, created: float) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lamer.config import TeacherSettings
@@ -81,11 +80,11 @@ class Client:
             raise Failure(f"no reply in {self.settings.timeout_s:g} s", is_unreachable=unreachable) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__
-            reason = self.told(str(cause) or type(cause).__name__)
+            reason = self._told(str(cause) or type(cause).__name__)
             unreachable = type(cause).__name__ in ("ConnectError", "UnsupportedProtocol")
             raise Failure(f"connection failed: {reason}", is_unreachable=unreachable) from None
         except Exception as error:  # whatever a broken body makes the client raise
-            reason = self.told(str(error))
+            reason = self._told(str(error))
             raise Failure(f"reply is no chat completion: {type(error).__name__}: {reason}") from None
 
     def _answer(self, completion: Any, seconds: float) -> Answer:
@@ -107,7 +106,7 @@ class Client:
         )
 
     def _status_failure(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
-        status, message = error.status_code, self.told(error.message)
+        status, message = error.status_code, self._told(error.message)
         if status in (400, 422):
             unknown = _unknown_parameter(error, body)
             if unknown is not None:
@@ -115,11 +114,11 @@ class Client:
         code = error.code if isinstance(error.code, str) else None
         fault = fault_of(status, code)
         if fault == "fatal":
-            message = self.refusal(status, message)
+            message = self._refusal(status, message)
         retry_after = retry_after_s(error.response.headers.get("retry-after"))
         return Failure(message, fault, retry_after=retry_after)
 
-    def refusal(self, status: int, message: str) -> str:
+    def _refusal(self, status: int, message: str) -> str:
         """What to do about a teacher that refuses everything."""
         variable = self.settings.api_key_env
         if status in (401, 403):
@@ -132,53 +131,10 @@ class Client:
             )
         return f"{self.address}: teacher refused with status {status}: {message}; check the account"
 
-    @property
-    def api(self) -> openai.AsyncOpenAI:
-        """The client itself, for what is no chat completion."""
-        assert self._client is not None
-        return self._client
-
-    def read(self, body: Mapping[str, Any], seconds: float) -> Answer:
-        """The answer in a chat completion that came in a file.
-
-        Raises:
-            Failure: If it is none.
-        """
-        from openai.types.chat import ChatCompletion
-
-        try:
-            return self._answer(ChatCompletion.construct(**body), seconds)
-        except Exception as error:  # whatever a broken body makes the client raise
-            reason = self.told(str(error))
-            raise Failure(f"reply is no chat completion: {type(error).__name__}: {reason}") from None
-
-    def failure_in_file(self, status: int, body: Mapping[str, Any], request: Mapping[str, Any]) -> Failure | None:
-        """What an error that came in a file says; None if `request` is to be asked again, with a parameter renamed
-        or left out."""
-        found = body.get("error")
-        error = found if isinstance(found, dict) else {}
-        code, param = (str(error[key]) if error.get(key) else None for key in ("code", "param"))
-        told = _ErrorInFile(str(error.get("message") or f"status {status}"), param)
-        unknown = _unknown_parameter(told, request) if status in (400, 422) else None
-        if unknown is not None:
-            self._renamed[unknown.name] = unknown.new_name
-            return None
-        fault = fault_of(status, code)
-        message = self.told(told.message)
-        return Failure(self.refusal(status, message) if fault == "fatal" else message, fault)
-
-    def told(self, message: str) -> str:
+    def _told(self, message: str) -> str:
         """A server's message as part of one line, without the key."""
         line = " ".join(self._secret.scrub(storable(message)).split())
         return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 3] + "..."
-
-
-@dataclass(frozen=True, slots=True)
-class _ErrorInFile:
-    """An error that came in a file of a batch."""
-
-    message: str
-    param: str | None
 
 
 class _UnknownParameterError(Exception):
@@ -195,9 +151,7 @@ _REFUSED_PARAMETER = re.compile(
 )
 
 
-def _unknown_parameter(
-    error: openai.APIStatusError | _ErrorInFile, body: Mapping[str, Any]
-) -> _UnknownParameterError | None:
+def _unknown_parameter(error: openai.APIStatusError, body: Mapping[str, Any]) -> _UnknownParameterError | None:
     """Which parameter of `body` a 400 or 422 is about: newer models want `max_completion_tokens`, some servers
     know no `seed` (then a second try differs by its prompt and by chance only)."""
     text = f"{error.message} {error.param or ''}"
