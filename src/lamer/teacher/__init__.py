@@ -8,6 +8,9 @@ limits    how many requests in flight, how many a minute, holds (pure)
 progress  what is shown meanwhile
 clock     the time that waits are measured in
 client    one try over HTTP
+batch     the same requests in batches
+          batch_table: what is sent and what became of it, on disk; batch_lines: the files, as text (pure);
+          batch_client, batch_service: the calls
 key       the API key: from the environment, never shown
 retry     when to ask again (pure)
 ledger    every request and reply in SQLite, committed before use

@@ -63,15 +63,18 @@ class Client:
     async def send(self, request: Mapping[str, Any]) -> Answer:
         """One try over HTTP; a parameter that the server does not know is renamed or left out from then on."""
         while True:
-            body = {
-                name: value
-                for key, value in request.items()
-                if key != "template" and (name := self._renamed.get(key, key)) is not None
-            }
             try:
-                return await self._try(body)
+                return await self._try(self.body_of(request))
             except _UnknownParameterError as error:
                 self._renamed[error.name] = error.new_name
+
+    def body_of(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A request as the server wants it."""
+        return {
+            name: value
+            for key, value in request.items()
+            if key != "template" and (name := self._renamed.get(key, key)) is not None
+        }
 
     async def _try(self, body: Mapping[str, Any]) -> Answer:
         import openai

@@ -159,6 +159,12 @@ class Ledger:
             return Totals(*rows.fetchone())
 
     @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """For tables beside the ledger's own, in the same file."""
+        with self._transaction() as database:
+            yield database
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._errors():
             self._database.execute("BEGIN IMMEDIATE")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from lamer.config import TeacherSettings
+from lamer.teacher.batch import BatchSession
 from lamer.teacher.client import Client
 from lamer.teacher.clock import Clock
 from lamer.teacher.ledger import Answer, Ledger, request_hash
@@ -94,7 +95,7 @@ class Teacher:
         return replies
 
     async def complete_all(self, requests: Iterable[Request], on_reply: OnReply) -> None:
-        """Ask everything that the ledger does not know, `concurrency` at a time.
+        """Ask everything that the ledger does not know, `concurrency` at a time, or in batches (`settings.mode`).
 
         Requests that are the same (in all but their key) are sent once.
 
@@ -109,12 +110,19 @@ class Teacher:
         groups: dict[str, list[Request]] = {}
         for request in requests:
             groups.setdefault(request_hash(self._body(request)), []).append(request)
+        items = [Item(key, self._body(group[0]), group) for key, group in groups.items()]
+        if isinstance(self._backend, Client):
+            batches = BatchSession(self.settings, self.ledger, self._backend, on_reply, self.backoff_s)
+            if self.settings.mode == "batch":
+                await batches.ask(items)
+                return
+            await batches.settle(items)
         session = Session(
             self.settings, self.ledger, self._backend, on_reply, backoff_s=self.backoff_s, clock=self.clock
         )
-        items = session.unknown(Item(key, self._body(group[0]), group) for key, group in groups.items())
-        rest = iter(items)
-        num_workers = min(self.settings.concurrency, len(items))
+        unknown = session.unknown(items)
+        rest = iter(unknown)
+        num_workers = min(self.settings.concurrency, len(unknown))
         workers = [asyncio.create_task(session.work(rest)) for _ in range(num_workers)]
         try:
             await asyncio.gather(*workers)

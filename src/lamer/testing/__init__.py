@@ -10,6 +10,7 @@ random weights and a tokenizer of their own.
 
 from __future__ import annotations
 
+from lamer.testing.batch_desk import BatchDesk, BatchFault
 from lamer.testing.families import FAMILIES, Family
 from lamer.testing.local_server import Fault
 from lamer.testing.models import tiny_model, tiny_tokenizer
@@ -18,6 +19,8 @@ from lamer.testing.teacher_server import QueuedTeacher, TeacherServer
 
 __all__ = [
     "FAMILIES",
+    "BatchDesk",
+    "BatchFault",
     "Family",
     "Fault",
     "Habits",

@@ -34,6 +34,17 @@ class Fault:
     """Wait before answering."""
     finish_reason: str = "stop"
     """What the choice says about its end; "length" for a completion cut short."""
+    is_late: bool = False
+    """Of a call of the Batch API: it is carried out, and fails after that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """An answer to a call that is none to the server's main path."""
+
+    payload: bytes
+    fault: Fault
+    """What goes wrong on the way."""
 
 
 class RefusedError(Exception):
@@ -47,7 +58,7 @@ class RefusedError(Exception):
 class LocalServer:
     """Serves POST requests to one path, and `/v1/models`.
 
-    Subclasses give `path` and `answer`.
+    Subclasses give `path` and `answer`, and `route` if they serve other paths too.
 
     Args:
         faults: Per request, counted from 0, a `Fault` or None; a sequence, after whose end all is well, or a
@@ -89,6 +100,14 @@ class LocalServer:
             RefusedError: To answer with an error status; any other exception becomes status 500.
         """
         raise NotImplementedError
+
+    def route(self, method: str, target: str, raw: bytes, content_type: str) -> Routed | None:
+        """The answer to a call of another path; None if there is none.
+
+        Raises:
+            RefusedError: As for `answer`.
+        """
+        return None
 
     def model_entry(self) -> dict[str, Any]:
         """The model's row in the list of models."""
@@ -152,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """List the models."""
-        if self._refused():
+        if self._refused() or self._routed(b""):
             return
         if self.path.rstrip("/") != "/v1/models":
             self._error(404, f"no such path: {self.path}")
@@ -162,8 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer a request."""
         owner = self.server.owner
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self._refused():
+        raw = self._body()
+        if self._refused() or self._routed(raw):
             return
         if self.path.rstrip("/") != owner.path:
             self._error(404, f"no such path: {self.path}")
@@ -210,6 +229,44 @@ class _Handler(BaseHTTPRequestHandler):
         with owner.lock:
             owner.num_replies += 1
         self._send(200, payload)
+
+    def _body(self) -> bytes:
+        """All of the request's body, also when it comes in chunks."""
+        if "chunked" not in (self.headers.get("Transfer-Encoding") or "").lower():
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def _routed(self, raw: bytes) -> bool:
+        """Answer a call of another path; False if there is no such path."""
+        try:
+            routed = self.server.owner.route(self.command, self.path, raw, self.headers.get("Content-Type") or "")
+        except RefusedError as error:
+            self._error(error.status, str(error))
+            return True
+        except Exception as error:  # the edge: whatever a call raises is the server's failure
+            self._error(500, f"{type(error).__name__}: {error}")
+            return True
+        if routed is None:
+            return False
+        fault = routed.fault
+        if fault.delay_s:
+            time.sleep(fault.delay_s)
+        if fault.reset:
+            self._reset()
+        elif fault.status is not None:
+            headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+            self._error(fault.status, f"scripted fault on {self.command} {self.path}", headers)
+        elif fault.body == "invalid json":
+            self._send(200, "{" + routed.payload.decode()[:20].replace('"', ""))
+        else:
+            cut = len(routed.payload) // 2 if fault.body == "truncated" else None
+            self._send(200, routed.payload.decode(), cut=cut)
+        return True
 
     def _refused(self) -> bool:
         owner = self.server.owner

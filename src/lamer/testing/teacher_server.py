@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lamer.testing.local_server import Fault, LocalServer, RefusedError
+from lamer.testing.batch_desk import BatchDesk
+from lamer.testing.local_server import Fault, LocalServer, RefusedError, Routed
 
 Messages = list[dict[str, str]]
 Reply = Callable[..., str]
@@ -42,22 +43,32 @@ class QueuedTeacher:
 
 
 class TeacherServer(LocalServer):
-    """A local OpenAI-compatible server around a reply function: `/v1/chat/completions` and `/v1/models`.
+    """A local OpenAI-compatible server around a reply function: `/v1/chat/completions`, `/v1/models`, `/v1/files`
+    and `/v1/batches`.
 
     Threaded: `reply` is called from several threads at once. An exception in `reply` becomes status 500.
 
     Args:
         reply: Called with the messages and, as keywords, the rest of the request (model, temperature, ...)
             unless it takes one argument only.
+        desk: Holds files and batches, and what goes wrong with them; None makes one.
         settings: Of `LocalServer`: faults, model, api_key, port.
     """
 
     path = "/v1/chat/completions"
     fallback_name = "teacher"
 
-    def __init__(self, reply: Reply, **settings: Any) -> None:
+    def __init__(self, reply: Reply, *, desk: BatchDesk | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         self.reply = reply
+        self.desk = desk or BatchDesk()
+
+    def route(self, method: str, target: str, raw: bytes, content_type: str) -> Routed | None:
+        """Calls of the Batch API."""
+        return self.desk.route(method, target, raw, content_type, self._complete)
+
+    def _complete(self, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self.answer(number, body, Fault())
 
     def answer(self, number: int, body: Mapping[str, Any], fault: Fault) -> dict[str, Any]:
         """Complete a chat."""
