@@ -67,6 +67,7 @@ class Client:
 
         assert self._client is not None
         started = time.monotonic()
+        completion = None
         try:
             completion = await self._client.chat.completions.create(**body)
             return self._answer(completion, time.monotonic() - started)
@@ -74,15 +75,18 @@ class Client:
             raise self._status_failure(error, body) from None
         except openai.APITimeoutError as error:
             unreachable = type(error.__cause__).__name__ == "ConnectTimeout"
-            raise Failure(f"no reply in {self.settings.timeout_s:g} s", is_unreachable=unreachable) from None
+            late = f"no reply in {self.settings.timeout_s:g} s"
+            raise Failure(late, is_unreachable=unreachable, may_be_paid=not unreachable) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__
             reason = self._told(str(cause) or type(cause).__name__)
             unreachable = type(cause).__name__ in ("ConnectError", "UnsupportedProtocol")
-            raise Failure(f"connection failed: {reason}", is_unreachable=unreachable) from None
+            lost = f"connection failed: {reason}"
+            raise Failure(lost, is_unreachable=unreachable, may_be_paid=not unreachable) from None
         except Exception as error:  # whatever a broken body makes the client raise
             reason = self._told(str(error))
-            raise Failure(f"reply is no chat completion: {type(error).__name__}: {reason}") from None
+            broken = f"reply is no chat completion: {type(error).__name__}: {reason}"
+            raise Failure(broken, may_be_paid=True, usage=_usage(completion)) from None
 
     def _answer(self, completion: Any, seconds: float) -> Answer:
         """The first choice's text; no usable choice is a ValueError."""
@@ -157,6 +161,16 @@ def _unknown_parameter(error: openai.APIStatusError, body: Mapping[str, Any]) ->
     if "seed" in body and re.search(r"\bseed\b", text) and _REFUSED_PARAMETER.search(text):
         return _UnknownParameterError("seed", None)
     return None
+
+
+def _usage(completion: Any) -> Answer | None:
+    """The tokens that a completion without a usable choice was counted with."""
+    usage = getattr(completion, "usage", None)
+    prompt, reply = (
+        _whole(getattr(usage, "prompt_tokens", None)),
+        _whole(getattr(usage, "completion_tokens", None)),
+    )
+    return None if prompt is None or reply is None else Answer(None, None, prompt, reply)
 
 
 def _whole(value: object) -> int | None:

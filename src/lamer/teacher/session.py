@@ -12,8 +12,10 @@ from typing import Any
 
 from lamer.config import TeacherSettings
 from lamer.errors import TeacherError
+from lamer.teacher.budget import Budget, Wish
 from lamer.teacher.ledger import Answer, Entry, Ledger
-from lamer.teacher.requests import Backend, Failure, OnReply, Reply, Request
+from lamer.teacher.prices import Price
+from lamer.teacher.requests import BUDGET_REACHED, Backend, Failure, OnReply, Reply, Request
 from lamer.teacher.retry import backoff_s
 
 MAX_TRIES_UNREACHED = 3
@@ -29,18 +31,31 @@ class Item:
     """Everything that decides the reply."""
     requests: Sequence[Request]
 
+    @property
+    def purpose(self) -> str:
+        """What it is asked for."""
+        return self.requests[0].purpose
+
 
 class Session:
     """One call of `complete_all`."""
 
     def __init__(
-        self, settings: TeacherSettings, ledger: Ledger, backend: Backend, on_reply: OnReply, backoff_s: float
+        self,
+        settings: TeacherSettings,
+        ledger: Ledger,
+        backend: Backend,
+        on_reply: OnReply,
+        backoff_s: float,
+        price: Price | None = None,
     ) -> None:
         self.settings = settings
         self.ledger = ledger
         self.backend = backend
         self.on_reply = on_reply
         self.backoff_s = backoff_s
+        self.price = price
+        self._budget = Budget.of(ledger)
         self.stop_error: TeacherError | None = None
         self._stopped = asyncio.Event()
         self._writer = Writer(ledger)
@@ -58,31 +73,41 @@ class Session:
             is_cached = answer is not None
             error = None
             if answer is None:
-                answer, error = await self._ask(item.hash, item.body)
+                answer, error = await self._ask(item)
                 if self._stopped.is_set() and answer is None:
                     return
             for number, request in enumerate(item.requests):
                 self.on_reply(_reply(request, answer, error, is_cached=is_cached or number > 0))
 
-    async def _ask(self, key: str, request: Mapping[str, Any]) -> tuple[Answer | None, str | None]:
+    async def _ask(self, item: Item) -> tuple[Answer | None, str | None]:
         """The answer, recorded, or why there is none."""
+        key, request, model = item.hash, item.body, self.settings.model
+        wish = Wish(key, model, request, self.price, self.settings.mode == "batch", item.purpose)
         started = time.monotonic()
         for num_tries in count(1):
             await self._wait(self._not_before - time.monotonic())
             if self._stopped.is_set():
                 break
+            seat = await self._budget.seat(wish)
+            if seat is None:
+                return None, BUDGET_REACHED
+            if self._stopped.is_set():
+                seat.release()
+                break
             try:
-                answer = await self._send(request)
+                with seat:
+                    answer = await self._send(request)
+                    cost = seat.settle(answer)
             except Failure as failure:
                 if self._is_final(failure, num_tries):
                     error = f"{failure} ({num_tries} {'try' if num_tries == 1 else 'tries'})"
-                    self.ledger.record_failure(key, self.settings.model, error, time.monotonic() - started)
+                    self.ledger.record_failure(key, model, error, time.monotonic() - started)
                     self._give_up(failure, error, started)
                     return None, error
                 await self._hold_back(failure, num_tries)
                 continue
             self._last_success, self._failures_in_a_row = time.monotonic(), 0
-            await self._writer.write(Entry(key, self.settings.model, request, answer))
+            await self._writer.write(Entry(key, model, request, answer, item.purpose, cost))
             return answer, None
         return None, "not asked: the teacher has stopped"
 

@@ -19,8 +19,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from lamer.config import TeacherSettings
+from lamer.teacher.budget import Budget
 from lamer.teacher.client import Client
 from lamer.teacher.ledger import Answer, Ledger, request_hash
+from lamer.teacher.prices import find_price, load_prices, price_of
 from lamer.teacher.requests import Backend, OnReply, Reply, Request, storable
 from lamer.teacher.retry import BACKOFF_S
 from lamer.teacher.session import Item, Session
@@ -37,12 +39,18 @@ class Teacher:
         settings: Which model, where, and how patient to be.
         ledger: Where requests and replies are written.
         backoff_s: First wait before another try, in seconds.
+
+    Raises:
+        ConfigError: If there is a ceiling on money and a price is not known, or the price table cannot be read.
     """
 
     def __init__(self, settings: TeacherSettings, ledger: Ledger, *, backoff_s: float = BACKOFF_S) -> None:
         self.settings = settings
         self.ledger = ledger
         self.backoff_s = backoff_s
+        self.price = price_of(settings)
+        self.budget = Budget.of(ledger)
+        self.budget.limit(settings)
         self._backend: Backend = Client(settings)
 
     @classmethod
@@ -59,6 +67,7 @@ class Teacher:
         """
         settings = (settings or TeacherSettings()).model_copy(update={"model": name})
         teacher = cls(settings, ledger)
+        teacher.price = find_price(load_prices(settings.prices), name, host="")
         teacher._backend = _Local(reply, name)
         return teacher
 
@@ -98,9 +107,9 @@ class Teacher:
         """
         groups: dict[str, list[Request]] = {}
         for request in requests:
-            groups.setdefault(request_hash(self._body(request)), []).append(request)
-        session = Session(self.settings, self.ledger, self._backend, on_reply, self.backoff_s)
-        items = (Item(key, self._body(group[0]), group) for key, group in groups.items())
+            groups.setdefault(request_hash(self.body(request)), []).append(request)
+        session = Session(self.settings, self.ledger, self._backend, on_reply, self.backoff_s, self.price)
+        items = (Item(key, self.body(group[0]), group) for key, group in groups.items())
         num_workers = min(self.settings.concurrency, len(groups))
         workers = [asyncio.create_task(session.work(items)) for _ in range(num_workers)]
         try:
@@ -113,7 +122,7 @@ class Teacher:
         if session.stop_error is not None:
             raise session.stop_error
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def body(self, request: Request) -> dict[str, Any]:
         """Everything that decides the reply."""
         return {
             "model": self.settings.model,
