@@ -111,14 +111,15 @@ class Teacher:
         session = Session(self.settings, self.ledger, self._backend, on_reply, self.backoff_s, self.price)
         items = (Item(key, self.body(group[0]), group) for key, group in groups.items())
         num_workers = min(self.settings.concurrency, len(groups))
-        workers = [asyncio.create_task(session.work(items)) for _ in range(num_workers)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            await session.close()
+        with self.ledger.session(num_workers):
+            workers = [asyncio.create_task(session.work(items)) for _ in range(num_workers)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+                await session.close()
         if session.stop_error is not None:
             raise session.stop_error
 
