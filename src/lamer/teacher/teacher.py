@@ -20,9 +20,11 @@ from typing import Any, TypeVar
 
 from lamer.config import TeacherSettings
 from lamer.teacher.batch import BatchSession
+from lamer.teacher.budget import Budget
 from lamer.teacher.client import Client
 from lamer.teacher.clock import Clock
 from lamer.teacher.ledger import Answer, Ledger, request_hash
+from lamer.teacher.prices import find_price, load_prices, price_of
 from lamer.teacher.requests import Backend, OnReply, Reply, Request, storable
 from lamer.teacher.retry import BACKOFF_S
 from lamer.teacher.session import Item, Session
@@ -40,6 +42,9 @@ class Teacher:
         ledger: Where requests and replies are written.
         backoff_s: First wait before another try, in seconds.
         clock: What waits are measured in.
+
+    Raises:
+        ConfigError: If there is a ceiling on money and a price is not known, or the price table cannot be read.
     """
 
     def __init__(
@@ -54,6 +59,9 @@ class Teacher:
         self.ledger = ledger
         self.backoff_s = backoff_s
         self.clock = clock or Clock()
+        self.price = price_of(settings)
+        self.budget = Budget.of(ledger)
+        self.budget.limit(settings)
         self._backend: Backend = Client(settings)
 
     @classmethod
@@ -70,6 +78,7 @@ class Teacher:
         """
         settings = (settings or TeacherSettings()).model_copy(update={"model": name})
         teacher = cls(settings, ledger)
+        teacher.price = find_price(load_prices(settings.prices), name, host="")
         teacher._backend = _Local(reply, name)
         return teacher
 
@@ -109,8 +118,8 @@ class Teacher:
         """
         groups: dict[str, list[Request]] = {}
         for request in requests:
-            groups.setdefault(request_hash(self._body(request)), []).append(request)
-        items = [Item(key, self._body(group[0]), group) for key, group in groups.items()]
+            groups.setdefault(request_hash(self.body(request)), []).append(request)
+        items = [Item(key, self.body(group[0]), group) for key, group in groups.items()]
         if isinstance(self._backend, Client):
             batches = BatchSession(self.settings, self.ledger, self._backend, on_reply, self.backoff_s)
             if self.settings.mode == "batch":
@@ -118,23 +127,25 @@ class Teacher:
                 return
             await batches.settle(items)
         session = Session(
-            self.settings, self.ledger, self._backend, on_reply, backoff_s=self.backoff_s, clock=self.clock
-        )
+            self.settings, self.ledger, self._backend, on_reply,
+            backoff_s=self.backoff_s, clock=self.clock, price=self.price,
+        )  # fmt: skip
         unknown = session.unknown(items)
         rest = iter(unknown)
         num_workers = min(self.settings.concurrency, len(unknown))
-        workers = [asyncio.create_task(session.work(rest)) for _ in range(num_workers)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            await session.close()
+        with self.ledger.session(num_workers):
+            workers = [asyncio.create_task(session.work(rest)) for _ in range(num_workers)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+                await session.close()
         if session.stop_error is not None:
             raise session.stop_error
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def body(self, request: Request) -> dict[str, Any]:
         """Everything that decides the reply."""
         return {
             "model": self.settings.model,
