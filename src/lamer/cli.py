@@ -107,6 +107,28 @@ def run(
     _execute(settings, out, until=until, restart_from=restart_from, as_json=as_json)
 
 
+@app.command(epilog="Example: lamer estimate lamer.yaml --set synthesize.teacher.model=gpt-4o-mini")
+def estimate(
+    config: Annotated[Path, typer.Argument(help="Settings (YAML); `lamer init` writes one.")],
+    out: OutOption = Path("runs/lamer"),
+    set_: SetOption = None,
+    rejection_rate: Annotated[
+        float | None,
+        typer.Option(help="Share of items that are rejected; measured in a run, else 0.2.", min=0.0, max=0.99),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a run will cost before anything is spent: calls, tokens, money, and the work of diagnosing."""
+    from lamer.estimate import estimate as make
+    from lamer.estimate import existing, show
+
+    found = make(_settings(out, config, set_), existing(out), rejection_rate=rejection_rate)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+    else:
+        typer.echo("\n".join(show(found)))
+
+
 @app.command(epilog="Example: lamer retrieve --queries queries.jsonl --facts facts.tsv --out runs/first")
 def retrieve(
     out: OutOption = Path("runs/lamer"),

@@ -255,9 +255,11 @@ def _check_teacher(run: Run, config: Config, chosen: Sequence[Stage]) -> None:
     is_asked = any(stage.name == "synthesize" for stage in chosen) or config.retrieve.method == "teacher"
     is_asked = is_asked or extracts_by_teacher(config)
     if is_asked and (entry is None or entry.status != "complete"):
+        from lamer.teacher.budget import check_ceilings
         from lamer.teacher.key import check_teacher
 
         check_teacher(config.synthesize.teacher)
+        check_ceilings(config.synthesize.teacher)
 
 
 def _forget_fruitless(run: Run, stages: Sequence[Stage]) -> None:

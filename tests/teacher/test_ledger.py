@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from dataclasses import replace
 
 import pytest
 
 from lamer.errors import RunError
-from lamer.teacher.ledger import Answer, Entry, Ledger, request_hash
+from lamer.teacher.ledger import Answer, Cost, Entry, Ledger, Loss, Totals, Unpriced, request_hash
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi \ud800 é"}], "seed": 1, "template": "t"}
 
@@ -90,3 +91,81 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(tmp_path):
         ledger._database.execute("PRAGMA max_page_count=100000")
         ledger.record([entry(2, "x" * 100_000)])
         assert ledger.totals().answered == 2
+
+
+OLD_SCHEMA = """
+CREATE TABLE requests (
+    hash TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT NULL, reply TEXT, finish_reason TEXT,
+    prompt_tokens INTEGER, completion_tokens INTEGER, seconds REAL NOT NULL, status TEXT NOT NULL,
+    created TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE failures (
+    hash TEXT NOT NULL, model TEXT NOT NULL, error TEXT NOT NULL, seconds REAL NOT NULL, created TEXT NOT NULL
+);
+INSERT INTO requests VALUES
+    ('h1', 'm', '{}', 'an old reply', 'stop', 30, 40, 0.5, 'answered', '2026-01-01T00:00:00.000+00:00'),
+    ('h2', 'm', '{}', NULL, 'content_filter', 5, 0, 0.5, 'empty', '2026-01-01T00:00:00.000+00:00');
+INSERT INTO failures VALUES ('h3', 'm', '500', 0.5, '2026-01-01T00:00:00.000+00:00');
+"""
+
+
+def test_a_ledger_of_the_first_version_is_read_and_written_on(tmp_path):
+    path = tmp_path / "teacher.sqlite"
+    old = sqlite3.connect(path)
+    old.executescript(OLD_SCHEMA)
+    old.close()
+    for already in (0, 1):  # the second time nothing is left to add
+        with Ledger(path) as ledger:
+            assert ledger.find("h1") == Answer("an old reply", "stop", 30, 40, 0.5)
+            assert ledger.find("h2") == Answer(None, "content_filter", 5, 0, 0.5)
+            totals = ledger.totals()
+            assert (totals.answered, totals.failed, totals.lost) == (2 + already, 1, 0)
+            assert (totals.unpriced, totals.cost) == (2, None)  # what they cost is not made up
+            assert ledger.unpriced() == [Unpriced("m", 2, 0, 35, 40)]
+            assert ledger.totals("").answered == 2
+            ledger.record([entry(1)] if already else [priced(entry(1), 0.25)])
+    with Ledger(path) as ledger:
+        assert ledger.totals().costs == {"USD": 0.25}
+        assert ledger.purposes() == ["", "examples"]
+
+
+def priced(row: Entry, amount: float, currency: str = "USD") -> Entry:
+    return replace(row, purpose="examples", cost=Cost(amount, currency))
+
+
+def test_money_is_summed_by_currency_and_purpose(tmp_path):
+    with Ledger(tmp_path / "t.sqlite") as ledger:
+        ledger.record([priced(entry(1), 0.25), priced(entry(2), 0.5)])
+        ledger.record_loss(Loss("h", "m", "no choices", 1.0, 7, None, "judge", Cost(2.0, "USD", is_bound=True)))
+        assert ledger.totals() == Totals(2, 0, 13, 8, 1, {"USD": 2.75}, 0, 1)
+        assert ledger.totals().cost == 2.75
+        assert ledger.totals("examples").costs == {"USD": 0.75}
+        assert ledger.totals("judge") == Totals(0, 0, 7, 0, 1, {"USD": 2.0}, 0, 1)
+        assert ledger.totals("facts") == Totals(0, 0, 0, 0)
+        ledger.record([priced(entry(3), 1.0, "EUR")])
+        assert ledger.totals().costs == {"EUR": 1.0, "USD": 2.75}
+        assert ledger.totals().cost is None  # euros and dollars are no sum
+
+
+def test_a_paid_reply_that_cannot_be_used_has_its_own_status(tmp_path):
+    replies = [
+        ("cut", "length"),
+        (None, "content_filter"),
+        ("some", "content_filter"),
+        (None, "stop"),
+        ("x", None),
+    ]
+    with Ledger(tmp_path / "t.sqlite") as ledger:
+        for number, (text, reason) in enumerate(replies):
+            ledger.record([Entry(f"h{number}", "m", {}, Answer(text, reason, 1, 1))])
+        other = sqlite3.connect(ledger.path)
+        rows = other.execute("SELECT status FROM requests ORDER BY hash").fetchall()
+        other.close()
+        assert [status for (status,) in rows] == ["truncated", "filtered", "filtered", "empty", "answered"]
+        assert ledger.totals().answered == 5
+
+
+def test_a_lost_try_is_no_answer(tmp_path):
+    with Ledger(tmp_path / "t.sqlite") as ledger:
+        ledger.record_loss(Loss(entry(1).hash, "m", "reset", 0.1))
+        assert ledger.find(entry(1).hash) is None

@@ -102,13 +102,21 @@ def train_methods(run: Run, config: Config, methods: Sequence[Method] = METHODS)
         "random-small": naive[: len(deficient)],
         "none": [],
     }
+    notes = [] if len(naive) >= len(own) else [_naive_shortage(len(naive), len(own))]
     tiers = {unit.id: unit.tier for unit in run.table("deficiencies", Deficiency)}
     for method in methods:
         adapter, examples = adapter_of(run, method.name), sets[method.data]
         if method is not LAMER and adapter is not None and examples and not adapter.exists():
             ordered = _with_order(config, method.order)
             train_adapter(examples, ordered, adapter.parent / "training", adapter, tiers)
-    return StageResult({"examples": {method.name: len(sets[method.data]) for method in methods}})
+    return StageResult({"examples": {method.name: len(sets[method.data]) for method in methods}}, notes)
+
+
+def _naive_shortage(count: int, wanted: int) -> str:
+    return (
+        f"naive: {count} of {wanted} examples, the corpus or the budget gave no more; with a higher ceiling, "
+        "--restart-from methods asks for what is missing"
+    )
 
 
 def evaluate(run: Run, config: Config, methods: Sequence[Method] = METHODS) -> StageResult:
@@ -162,6 +170,7 @@ def _write_naive(
 ) -> list[Example]:
     """Ask for more until `count` examples are kept; what was asked before comes from the ledger."""
     from lamer.synthesis.stage import synthesize_units
+    from lamer.teacher.budget import Budget
 
     num_units, quota = min(count, len(order)), -(-count // max(len(order), 1))
     rows: list[Example] = []
@@ -169,7 +178,7 @@ def _write_naive(
         units = [Deficiency(f"naive|{fact}", "", fact, 0.0, RANDOM_TIER, quota) for fact in order[:num_units]]
         rows = synthesize_units(units, {}, facts, config, ledger, random_facts=True, progress="naive")
         missing = count - sum(row.status == "kept" for row in rows)
-        if missing <= 0:
+        if missing <= 0 or Budget.of(ledger).is_reached:
             break
         quota += num_units == len(order)
         num_units = min(len(order), num_units + missing)

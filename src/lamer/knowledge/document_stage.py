@@ -83,7 +83,7 @@ def extracted_facts(
         teacher: Instead of the server that the settings name.
 
     Raises:
-        TeacherError: If the teacher cannot be reached.
+        TeacherError: If the teacher cannot be reached, or a ceiling is reached before all facts are there.
     """
     report.dropped |= dict.fromkeys(REASONS, 0)
     found = _by_teacher(run, config, tally, teacher) if config.facts.extract == "teacher" else _sentences(run)
@@ -151,10 +151,13 @@ def ask_about_passages(teacher: Teacher, passages: Sequence[Passage], config: Co
                 tuple(document_messages(passage, limit)),
                 seed=config.seed + attempt,
                 template=document_prompt_hash(),
+                purpose="facts",
             )
             for passage in pending
         ]
-        for key, reply in teacher.ask(requests).items():
+        replies = teacher.ask(requests)
+        teacher.budget.require("facts")
+        for key, reply in replies.items():
             if reply.text is not None:
                 found[key] = parse_document_reply(reply.text, limit, is_cut=reply.finish_reason == "length")
     return found

@@ -48,7 +48,7 @@ def write_math_tables(
 
     Raises:
         DataError: If the queries cannot be used; nothing was asked then.
-        TeacherError: If the teacher cannot be reached.
+        TeacherError: If the teacher cannot be reached, or a ceiling is reached before all facts are there.
     """
     from lamer.teacher.key import check_teacher
     from lamer.teacher.ledger import LEDGER, Ledger
@@ -103,10 +103,13 @@ def ask_teacher(teacher: Teacher, queries: Sequence[Query], config: Config) -> d
                 tuple(math_messages(query, config.retrieve.top_k)),
                 seed=config.seed + attempt,
                 template=math_prompt_hash(),
+                purpose="facts",
             )
             for query in pending
         ]
-        for key, reply in teacher.ask(requests).items():
+        replies = teacher.ask(requests)
+        teacher.budget.require("facts")
+        for key, reply in replies.items():
             if reply.text is not None:
                 parsed = parse_math_reply(reply.text)
                 known = best[key]

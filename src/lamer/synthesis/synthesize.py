@@ -29,11 +29,13 @@ from lamer.synthesis.duplicates import Subject, subject_of
 from lamer.synthesis.parse import LETTERS, ParsedItem, parse
 from lamer.synthesis.templates import build_prompt, template_hash
 from lamer.teacher.progress import CallProgress
-from lamer.teacher.requests import Reply, Request, user_message
+from lamer.teacher.requests import BUDGET_REACHED, Reply, Request, user_message
 from lamer.teacher.teacher import Teacher
 
 SEEDS_PER_RUN = 100
 """Sampling seed of a request: `seed * SEEDS_PER_RUN + number of replies the unit had before`."""
+PURPOSE = "examples"
+"""What the requests are for, in the ledger."""
 MAX_NOTES = 5
 """Short units that are told one by one."""
 
@@ -87,7 +89,7 @@ class Unit:
             settings.num_options,
             [kept.question for kept in self.kept],
         )
-        return Request(key, user_message(prompt), seed * SEEDS_PER_RUN + self.num_replies, template)
+        return Request(key, user_message(prompt), seed * SEEDS_PER_RUN + self.num_replies, template, PURPOSE)
 
 
 def write_examples(
@@ -126,14 +128,31 @@ def write_examples(
             break
         rejected = Counter(item.reason for unit in work for item in unit.rejected)
         replies = _ask(lacking, number, config, teacher, progress, rejected)
-        if number == 0 and all(reply.error is not None for reply in replies):
+        if number == 0 and all(reply.error is not None and not reply.is_over_budget for reply in replies):
             raise TeacherError(
                 f"teacher {teacher.model} answered none of {len(replies)} requests, last: {replies[-1].error}"
             )
         for unit, reply in zip(lacking, replies):
             _take(unit, reply, settings.num_options, checks, tally)
     examples = _examples(work, config.seed, teacher.model, random_facts=random_facts)
-    return Synthesis(examples, _counts(work, examples, tally), _notes(work, tally))
+    notes = _notes(work, tally)
+    if tally["not asked"]:
+        notes.append(teacher.budget.to_text("synthesize"))
+    return Synthesis(examples, _counts(work, examples, tally), notes)
+
+
+def first_requests(
+    units: Sequence[Deficiency], queries: Mapping[str, Query], facts: Mapping[str, Fact], config: Config
+) -> list[Request]:
+    """What the teacher is asked for each unit at first; its key is the unit's id.
+
+    Raises:
+        DataError: If a unit names a query or fact that is not there.
+    """
+    settings = config.synthesize
+    template = template_hash(settings.prompt)
+    work = [_unit(unit, queries, facts) for unit in units]
+    return [unit.request(unit.deficiency.id, settings, template, config.seed) for unit in work]
 
 
 def _unit(deficiency: Deficiency, queries: Mapping[str, Query], facts: Mapping[str, Fact]) -> Unit:
@@ -173,7 +192,8 @@ def _ask(
 
 def _take(unit: Unit, reply: Reply, num_options: int, checks: RunChecks, tally: Counter[str]) -> None:
     """Read a reply: each item is kept or rejected with a reason."""
-    tally["from ledger" if reply.is_cached else "failed" if reply.error is not None else "asked"] += 1
+    kinds = {"from ledger": reply.is_cached, "not asked": reply.is_over_budget, "failed": reply.error is not None}
+    tally[next((kind for kind, holds in kinds.items() if holds), "asked")] += 1
     if reply.error is not None:
         unit.last_error = reply.error
         return
@@ -248,7 +268,8 @@ def _counts(units: Sequence[Unit], examples: Sequence[Example], tally: Counter[s
         "short_deficiencies": sum(unit.missing > 0 for unit in units),
         "requested_by_tier": dict(wanted_by_tier),
         "kept_by_tier": {tier: kept_by_tier[tier] for tier in wanted_by_tier},
-        "requests": {name: tally[name] for name in ("asked", "from ledger", "failed")},
+        "requests": {name: tally[name] for name in ("asked", "from ledger", "failed")}
+        | ({"not asked": tally["not asked"]} if tally["not asked"] else {}),
         "replies": {
             "total": tally["parsed"] + tally["unparsed"],
             "parsed": tally["parsed"],
@@ -282,7 +303,9 @@ def _notes(units: Sequence[Unit], tally: Counter[str]) -> list[str]:
 
 def _shortage(unit: Unit) -> str:
     reasons = Counter(rejected.reason for rejected in unit.rejected)
-    told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) or "the teacher wrote too few"
+    told = [f"{reason} {count}" for reason, count in reasons.most_common()]
+    if unit.num_replies and not told:
+        told.append("the teacher wrote too few")
     if unit.last_error is not None:
-        told += f", teacher failed: {unit.last_error}"
-    return f"{unit.deficiency.id}: {len(unit.kept)} of {unit.deficiency.quota} kept ({told})"
+        told.append(unit.last_error if unit.last_error == BUDGET_REACHED else f"teacher failed: {unit.last_error}")
+    return f"{unit.deficiency.id}: {len(unit.kept)} of {unit.deficiency.quota} kept ({', '.join(told)})"

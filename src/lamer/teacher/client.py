@@ -78,6 +78,7 @@ class Client:
 
         assert self._client is not None
         started = time.monotonic()
+        completion = None
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 # a dict and a whole address: building the client's types takes more time than all else
@@ -89,7 +90,8 @@ class Client:
             raise self._connection_failure(error) from None
         except Exception as error:  # whatever a broken body makes the client raise
             reason = self._told(str(error))
-            raise Failure(f"reply is no chat completion: {type(error).__name__}: {reason}") from None
+            broken = f"reply is no chat completion: {type(error).__name__}: {reason}"
+            raise Failure(broken, may_be_paid=True, usage=_usage(completion)) from None
 
     def _answer(self, completion: Any, seconds: float) -> Answer:
         """The first choice's text; no usable choice is a ValueError or TypeError."""
@@ -120,9 +122,10 @@ class Client:
         )
         if any(isinstance(cause, TimeoutError) for cause in chain):
             reason = f"no reply in {self.settings.timeout_s:g} s"
-            return Failure(reason, is_unreachable=unreachable, is_timeout=True)
+            return Failure(reason, is_unreachable=unreachable, is_timeout=True, may_be_paid=not unreachable)
         reason = self._told(str(chain[-1]) or type(chain[-1]).__name__)
-        return Failure(f"connection failed: {reason}", is_unreachable=unreachable)
+        reason = f"connection failed: {reason}"
+        return Failure(reason, is_unreachable=unreachable, may_be_paid=not unreachable)
 
     def _status_failure(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
         status, message = error.status_code, self._told(error.message)
@@ -186,6 +189,15 @@ def _unknown_parameter(error: openai.APIStatusError, body: Mapping[str, Any]) ->
     if "seed" in body and re.search(r"\bseed\b", text) and _REFUSED_PARAMETER.search(text):
         return _UnknownParameterError("seed", None)
     return None
+
+
+def _usage(completion: Any) -> Answer | None:
+    """The tokens that a completion without a usable choice was counted with."""
+    usage = completion.get("usage") if isinstance(completion, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    prompt, reply = _whole(usage.get("prompt_tokens")), _whole(usage.get("completion_tokens"))
+    return None if prompt is None or reply is None else Answer(None, None, prompt, reply)
 
 
 def _whole(value: object) -> int | None:

@@ -10,6 +10,8 @@ from lamer.teacher.ledger import Answer
 from lamer.teacher.retry import Fault
 
 Message = dict[str, str]
+BUDGET_REACHED = "budget reached"
+"""The error of a request that a ceiling on calls or money has kept back."""
 
 
 def user_message(text: str) -> tuple[Message, ...]:
@@ -28,6 +30,8 @@ class Request:
     """Sampling seed; another seed is another request, so that the same messages can be asked again."""
     template: str = ""
     """Hash of the prompt template, part of the request's identity in the ledger."""
+    purpose: str = ""
+    """What it is asked for (examples, facts, ...); for the accounts, no part of its identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,11 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
+    @property
+    def is_over_budget(self) -> bool:
+        """Whether it was not sent because a ceiling is reached."""
+        return self.error == BUDGET_REACHED
+
 
 OnReply = Callable[[Reply], None]
 
@@ -62,6 +71,8 @@ class Failure(Exception):  # noqa: N818 - not an error of the program: the retry
         is_unreachable: bool = False,
         is_overload: bool = False,
         is_timeout: bool = False,
+        may_be_paid: bool = False,
+        usage: Answer | None = None,
     ) -> None:
         super().__init__(message)
         self.fault = fault
@@ -73,6 +84,10 @@ class Failure(Exception):  # noqa: N818 - not an error of the program: the retry
         """The server said that it has too much to do."""
         self.is_timeout = is_timeout
         """Nothing came in time."""
+        self.may_be_paid = may_be_paid
+        """Whether the server may have answered, and takes money for it."""
+        self.usage = usage
+        """The tokens it counted, where it said so."""
 
 
 class Backend(Protocol):

@@ -13,10 +13,12 @@ from typing import Any
 from lamer.config import TeacherSettings
 from lamer.errors import TeacherError
 from lamer.progress import say
+from lamer.teacher.budget import Budget, Seat, Wish
 from lamer.teacher.clock import Clock
 from lamer.teacher.ledger import Answer, Entry, Ledger
 from lamer.teacher.limits import Limits, Ticket
-from lamer.teacher.requests import Backend, Failure, OnReply, Reply, Request
+from lamer.teacher.prices import Price
+from lamer.teacher.requests import BUDGET_REACHED, Backend, Failure, OnReply, Reply, Request
 from lamer.teacher.retry import BACKOFF_S, backoff_s
 
 MAX_TRIES_UNREACHED = 3
@@ -34,6 +36,11 @@ class Item:
     """Everything that decides the reply."""
     requests: Sequence[Request]
 
+    @property
+    def purpose(self) -> str:
+        """What it is asked for."""
+        return self.requests[0].purpose
+
 
 class Session:
     """One call of `complete_all`."""
@@ -47,6 +54,7 @@ class Session:
         *,
         backoff_s: float = BACKOFF_S,
         clock: Clock | None = None,
+        price: Price | None = None,
         tell: Callable[[str], None] = say,
     ) -> None:
         self.settings = settings
@@ -57,6 +65,8 @@ class Session:
         self.clock = clock or Clock()
         self.tell = tell
         self.limits = Limits(settings)
+        self.price = price
+        self._budget = Budget.of(ledger)
         self.stop_error: TeacherError | None = None
         self._stopped = asyncio.Event()
         self._changed = asyncio.Event()
@@ -88,7 +98,7 @@ class Session:
         for item in items:
             if self._stopped.is_set():
                 return
-            answer, error = await self._ask(item.hash, item.body)
+            answer, error = await self._ask(item)
             if self._stopped.is_set() and answer is None:
                 return
             self._hand_on(item, answer, error, is_cached=False)
@@ -97,28 +107,38 @@ class Session:
         for number, request in enumerate(item.requests):
             self.on_reply(_reply(request, answer, error, is_cached=is_cached or number > 0))
 
-    async def _ask(self, key: str, request: Mapping[str, Any]) -> tuple[Answer | None, str | None]:
+    async def _ask(self, item: Item) -> tuple[Answer | None, str | None]:
         """The answer, recorded, or why there is none."""
+        key, request, model = item.hash, item.body, self.settings.model
+        wish = Wish(key, model, request, self.price, self.settings.mode == "batch", item.purpose)
         started = self.clock.now()
         patience = _Patience(self._num_answers)
         for num_tries in count(1):
             ticket = await self._enter(request)
             if ticket is None:
                 break
+            seat = await self._budget.seat(wish)
+            if seat is None or self._stopped.is_set():
+                self._withdraw(ticket, seat)
+                if seat is None:
+                    return None, BUDGET_REACHED
+                break
             try:
-                answer = await self._send(request)
+                with seat:
+                    answer = await self._send(request)
+                    cost = seat.settle(answer)
             except Failure as failure:
                 self._failed(ticket, failure)
                 patience.count(failure, self._num_answers)
                 if self._is_final(failure, patience.num_counted):
                     error = f"{failure} ({num_tries} {'try' if num_tries == 1 else 'tries'})"
-                    self.ledger.record_failure(key, self.settings.model, error, self.clock.now() - started)
+                    self.ledger.record_failure(key, model, error, self.clock.now() - started)
                     self._give_up(failure, error, started)
                     return None, error
                 await self._hold_back(failure, patience.num_counted)
                 continue
             self._succeeded(ticket, answer)
-            await self._writer.write(Entry(key, self.settings.model, request, answer))
+            await self._writer.write(Entry(key, model, request, answer, item.purpose, cost))
             return answer, None
         return None, "not asked: the teacher has stopped"
 
@@ -133,6 +153,13 @@ class Session:
                     return self.limits.send(self.clock.now(), num_characters)
                 await self.clock.wait(self._changed, wait_s)
         return None
+
+    def _withdraw(self, ticket: Ticket, seat: Seat | None) -> None:
+        """Nothing is sent after all."""
+        if seat is not None:
+            seat.release()
+        self.limits.failed(ticket, self.clock.now(), is_overload=False)
+        self._changed.set()
 
     async def _send(self, request: Mapping[str, Any]) -> Answer:
         if not self._is_open:

@@ -19,9 +19,11 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from lamer.config import TeacherSettings
+from lamer.teacher.budget import Budget
 from lamer.teacher.client import Client
 from lamer.teacher.clock import Clock
 from lamer.teacher.ledger import Answer, Ledger, request_hash
+from lamer.teacher.prices import find_price, load_prices, price_of
 from lamer.teacher.requests import Backend, OnReply, Reply, Request, storable
 from lamer.teacher.retry import BACKOFF_S
 from lamer.teacher.session import Item, Session
@@ -39,6 +41,9 @@ class Teacher:
         ledger: Where requests and replies are written.
         backoff_s: First wait before another try, in seconds.
         clock: What waits are measured in.
+
+    Raises:
+        ConfigError: If there is a ceiling on money and a price is not known, or the price table cannot be read.
     """
 
     def __init__(
@@ -53,6 +58,9 @@ class Teacher:
         self.ledger = ledger
         self.backoff_s = backoff_s
         self.clock = clock or Clock()
+        self.price = price_of(settings)
+        self.budget = Budget.of(ledger)
+        self.budget.limit(settings)
         self._backend: Backend = Client(settings)
 
     @classmethod
@@ -69,6 +77,7 @@ class Teacher:
         """
         settings = (settings or TeacherSettings()).model_copy(update={"model": name})
         teacher = cls(settings, ledger)
+        teacher.price = find_price(load_prices(settings.prices), name, host="")
         teacher._backend = _Local(reply, name)
         return teacher
 
@@ -108,11 +117,17 @@ class Teacher:
         """
         groups: dict[str, list[Request]] = {}
         for request in requests:
-            groups.setdefault(request_hash(self._body(request)), []).append(request)
+            groups.setdefault(request_hash(self.body(request)), []).append(request)
         session = Session(
-            self.settings, self.ledger, self._backend, on_reply, backoff_s=self.backoff_s, clock=self.clock
+            self.settings,
+            self.ledger,
+            self._backend,
+            on_reply,
+            backoff_s=self.backoff_s,
+            clock=self.clock,
+            price=self.price,
         )
-        items = session.unknown(Item(key, self._body(group[0]), group) for key, group in groups.items())
+        items = session.unknown(Item(key, self.body(group[0]), group) for key, group in groups.items())
         rest = iter(items)
         num_workers = min(self.settings.concurrency, len(items))
         workers = [asyncio.create_task(session.work(rest)) for _ in range(num_workers)]
@@ -126,7 +141,7 @@ class Teacher:
         if session.stop_error is not None:
             raise session.stop_error
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def body(self, request: Request) -> dict[str, Any]:
         """Everything that decides the reply."""
         return {
             "model": self.settings.model,
