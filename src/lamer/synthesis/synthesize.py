@@ -28,7 +28,7 @@ from lamer.synthesis.checks import (
 from lamer.synthesis.duplicates import Subject, subject_of
 from lamer.synthesis.parse import LETTERS, ParsedItem, parse
 from lamer.synthesis.templates import build_prompt, template_hash
-from lamer.teacher.progress import CallProgress
+from lamer.teacher.progress import CallProgress, money_text
 from lamer.teacher.requests import BUDGET_REACHED, Reply, Request, user_message
 from lamer.teacher.teacher import Teacher
 
@@ -185,7 +185,11 @@ def _ask(
         replies = teacher.ask(requests)
     else:
         title = progress if number == 0 else f"{progress}, try {number + 1}"
-        with CallProgress(title, len(requests), rejected=rejected) as shown:
+
+        def money() -> str:
+            return money_text(teacher.ledger.totals().costs)
+
+        with CallProgress(title, len(requests), rejected=rejected, money=money) as shown:
             replies = teacher.ask(requests, shown.take)
     return [replies[request.key] for request in requests]
 
