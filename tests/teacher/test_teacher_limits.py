@@ -200,3 +200,21 @@ def test_a_slowly_dripping_reply_is_timed_out_as_a_whole(ledger):
         replies = teacher.ask(requests(1))
         server.shutdown()
     assert replies["r0"].error == "no reply in 0.2 s (1 try)"
+
+
+@pytest.mark.parametrize("fault", [Fault(reset=True), Fault(body="truncated")], ids=["reset", "mid-body"])
+def test_a_lost_connection_is_told_as_such(ledger, fault):
+    with TeacherServer(echo, faults=[fault]) as server:
+        replies = teacher_at(server, ledger, max_retries=0, concurrency=1).ask(requests(3))
+    assert (replies["r0"].error or "").startswith("connection failed: ")
+    assert [replies[key].text for key in ("r1", "r2")] == ["said say 1", "said say 2"]
+
+
+def test_a_server_that_dies_and_comes_back_costs_no_item(ledger):
+    def faults(number: int) -> Fault | None:
+        return Fault(reset=True) if 20 <= number < 32 else None
+
+    with TeacherServer(echo, faults=faults) as server:
+        replies = teacher_at(server, ledger, max_retries=6).ask(requests(60))
+    assert [reply.error for reply in replies.values()] == [None] * 60
+    assert server.num_replies == 60
