@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -169,3 +171,21 @@ def test_a_lost_try_is_no_answer(tmp_path):
     with Ledger(tmp_path / "t.sqlite") as ledger:
         ledger.record_loss(Loss(entry(1).hash, "m", "reset", 0.1))
         assert ledger.find(entry(1).hash) is None
+
+
+def test_a_session_that_was_killed_is_known_at_the_next_start(tmp_path):
+    path = tmp_path / "t.sqlite"
+    with Ledger(path) as ledger:
+        with ledger.session(16):
+            assert ledger.killed() == (1, 16)
+        with pytest.raises(KeyboardInterrupt), ledger.session(16):
+            raise KeyboardInterrupt
+        assert ledger.killed() == (0, 0)  # an interruption ends it in order
+    script = (
+        "import os, sys, pathlib; from lamer.teacher.ledger import Ledger\n"
+        "with Ledger(pathlib.Path(sys.argv[1])) as ledger, ledger.session(4): os.kill(os.getpid(), 9)"
+    )
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -9
+    with Ledger(path) as ledger:
+        assert ledger.killed() == (2, 8)

@@ -42,9 +42,15 @@ def synthesize(run: Run, config: Config, teacher: Teacher | None = None) -> Stag
     with open_ledger(run) as ledger:
         asked = teacher or Teacher(config.synthesize.teacher, ledger)
         result = write_examples(units, queries, facts, config, asked)
+        starts, lost = ledger.killed()
     _write_table(run, units, result.examples)
     num_exported = export_trl(result.examples, config.prompt, run.path / EXPORT)
     notes = [] if units else ["no deficiencies: nothing to write examples for"]
+    if starts:
+        notes.append(
+            f"{starts} earlier starts were killed while the teacher was asked: up to {lost} calls in flight may "
+            "have been paid for without being kept; ceilings do not count them"
+        )
     return StageResult({**result.counts, "exported": num_exported}, [*notes, *result.notes])
 
 

@@ -9,6 +9,8 @@ Answered requests are never asked again; failures are written down apart and are
     lost       tries that brought no reply but were, or may have been, paid for: no choices in the body, a lost
                connection, a time-out
     failures   requests that were given up, after all their tries; asked again at the next start
+    sessions   one row a call of the teacher; one that never ended was killed, with calls in flight that nobody
+               can count
 
 Files of earlier versions are read as they are and get the columns they lack.
 """
@@ -61,6 +63,14 @@ CREATE TABLE IF NOT EXISTS lost (
     completion_tokens INTEGER,
     seconds REAL NOT NULL,
     created TEXT NOT NULL
+);
+"""
+_SESSIONS = """
+CREATE TABLE IF NOT EXISTS sessions (
+    id INTEGER PRIMARY KEY,
+    max_in_flight INTEGER NOT NULL,
+    started TEXT NOT NULL,
+    ended TEXT
 );
 """
 _MONEY = ("purpose TEXT", "cost REAL", "currency TEXT", "is_bound INTEGER")
@@ -189,7 +199,7 @@ class Ledger:
             try:
                 self._database.execute("PRAGMA journal_mode=WAL")
                 self._database.execute("PRAGMA synchronous=FULL")
-                self._database.executescript(_SCHEMA)
+                self._database.executescript(_SCHEMA + _SESSIONS)
                 self._add_columns()
             except sqlite3.Error:
                 self._database.close()
@@ -234,6 +244,31 @@ class Ledger:
             "hash": request, "model": model, "error": error, "seconds": round(seconds, 6), "created": _now(),
         }  # fmt: skip
         self._insert("failures", [row])
+
+    @contextmanager
+    def session(self, max_in_flight: int) -> Iterator[None]:
+        """While requests are sent: what a kill leaves open tells the next start what may be paid and lost.
+
+        Args:
+            max_in_flight: Calls that are in flight at once, at most.
+        """
+        with self._transaction() as database:
+            insert = "INSERT INTO sessions (max_in_flight, started) VALUES (?, ?)"
+            number = database.execute(insert, (max_in_flight, _now())).lastrowid
+        try:
+            yield
+        finally:
+            with self._transaction() as database:
+                database.execute("UPDATE sessions SET ended = ? WHERE id = ?", (_now(), number))
+
+    def killed(self) -> tuple[int, int]:
+        """Sessions that were killed, and calls that may have been paid for and lost in them, at most.
+
+        A session that goes on counts as well: ask before or after it.
+        """
+        query = "SELECT COUNT(*), COALESCE(SUM(max_in_flight), 0) FROM sessions WHERE ended IS NULL"
+        [(sessions, calls)] = self._rows(query)
+        return sessions, calls
 
     def totals(self, purpose: str | None = None) -> Totals:
         """Counts over everything recorded, or over one purpose (failures have none and are left out then)."""

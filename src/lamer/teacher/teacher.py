@@ -130,14 +130,15 @@ class Teacher:
         items = session.unknown(Item(key, self.body(group[0]), group) for key, group in groups.items())
         rest = iter(items)
         num_workers = min(self.settings.concurrency, len(items))
-        workers = [asyncio.create_task(session.work(rest)) for _ in range(num_workers)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            await session.close()
+        with self.ledger.session(num_workers):
+            workers = [asyncio.create_task(session.work(rest)) for _ in range(num_workers)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+                await session.close()
         if session.stop_error is not None:
             raise session.stop_error
 
