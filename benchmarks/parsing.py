@@ -28,9 +28,9 @@ _WORDS = (
 WORDS = _WORDS.split()
 NOISE = string.printable + "éß汤：，（）“”\u200b\u202e\u2028\ud83d\ufeff\x00\U0001f600"
 _MARKS = (
-    "Question: |Options: |Answer: |Explanation: |Solution: |问题：|Antwort: |(A) |B. |C) |(D)|**|```|```json|1. |"
-    '- |\n|\n\n|{|}|[|]|"|\\|:|,|"question": |"options": |"answer": |"explanation": |{"A": "x", "B": "y"}|null|1e9|'
-    '\\u00e9|\\ud83d|\\"|<think>|</think>|......|Example 3'
+    "Question: |Options: |Answer: |Explanation: |Solution: |问题：|Antwort: |(A) |B. |C) |(D)|**|```|```json|"
+    '1. |- |\n|\n\n|{|}|[|]|"|\\|:|,|"question": |"options": |"answer": |"explanation": |{"A": "x"}|null|'
+    '1e9|\\u00e9|\\ud83d|\\"|<think>|</think>|......|Example 3'
 )
 MARKS = _MARKS.split("|")
 
@@ -132,12 +132,13 @@ def written_in(reply: str) -> str:
     """Letters and digits of a reply as written, and with its escapes resolved once and twice."""
     texts = [reply]
     for _ in range(2):
-        resolved = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), texts[-1])
-        resolved = re.sub(
-            r'\\([ntr"\\/])', lambda match: {"n": "\n", "t": "\t", "r": "\r"}.get(match[1], match[1]), resolved
-        )
-        texts.append(resolved.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-    return "\n".join("".join(c for c in text if c.isalnum()) for text in texts)
+        texts.append(re.sub(r"(?s)\\(?:u([0-9a-fA-F]{4})|(.))", resolved, texts[-1]))
+    whole = (text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts)
+    return "\n".join("".join(c for c in text if c.isalnum()) for text in whole)
+
+
+def resolved(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16)) if match[1] else {"n": "\n", "t": "\t", "r": "\r"}.get(match[2], match[2])
 
 
 def num_invented(items: list[ParsedItem], reply: str) -> int:

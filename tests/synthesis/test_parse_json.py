@@ -207,12 +207,16 @@ def test_no_depth_of_nesting_breaks_it(unit):
 
 
 def readable(reply: str) -> str:
-    """Letters and digits of a reply as written, and with its \\u escapes resolved once and twice."""
+    """Letters and digits of a reply as written, and with its escapes resolved once and twice."""
+
+    def resolved(match: re.Match[str]) -> str:
+        return chr(int(match[1], 16)) if match[1] else {"n": "\n", "t": "\t", "r": "\r"}.get(match[2], match[2])
+
     texts = [reply]
     for _ in range(2):
-        resolved = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), texts[-1])
-        texts.append(resolved.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\\\\", "\\"))
-    return "\n".join("".join(c for c in text if c.isalnum()) for text in texts)
+        texts.append(re.sub(r"(?s)\\(?:u([0-9a-fA-F]{4})|(.))", resolved, texts[-1]))
+    whole = (text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts)
+    return "\n".join("".join(c for c in text if c.isalnum()) for text in whole)
 
 
 def assert_nothing_is_invented(reply: str) -> None:
@@ -232,9 +236,10 @@ def assert_nothing_is_invented(reply: str) -> None:
 
 FRAGMENTS = st.sampled_from(
     [
-        "{", "}", "[", "]", ":", ",", '"', "\\", '"question"', '"options"', '"answer"', '"explanation"', '"A"',
-        '"B"', '"x y"', "null", "true", "-1.5e3", "1", " ", "\n", '{"A": "x", "B": "y"}', '["x", "y"]',
-        json.dumps(ITEM), "\\u12", '\\"', "```json", "Question:", "<think>", "</think>", "\r\n", "\ufeff", "'", "\\ud83d", "é",
+        "{", "}", "[", "]", ":", ",", '"', "\\", '"question"', '"options"', '"answer"', '"explanation"',
+        '"A"', '"B"', '"x y"', "null", "true", "-1.5e3", "1", " ", "\n", '{"A": "x", "B": "y"}', '["x", "y"]',
+        json.dumps(ITEM), "\\u12", '\\"', "```json", "Question:", "<think>", "</think>", "\r\n", "\ufeff", "'",
+        "\\ud83d", "é",
     ]
 )  # fmt: skip
 
