@@ -5,9 +5,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from writing_teacher import good_item
 
 from lamer.synthesis.parse import ParsedItem, find_answer, parse, parse_options
+from writing_teacher import good_item
 
 OPTIONS = ("It became hot.", "It stayed cool.", "It sank.")
 

@@ -8,7 +8,6 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from writing_teacher import content_of, write
 
 from lamer.config import TeacherSettings
 from lamer.errors import TeacherError
@@ -17,6 +16,7 @@ from lamer.teacher.ledger import Ledger
 from lamer.teacher.requests import Request, user_message
 from lamer.teacher.teacher import Teacher
 from lamer.testing import Fault, TeacherServer
+from writing_teacher import content_of, write
 
 KEY = "sk-planted-0123456789abcdef"
 
