@@ -7,7 +7,7 @@ people read them: a field is never renamed or re-used silently.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -142,6 +142,8 @@ class Example:
     """The teacher's own words for this item."""
     teacher: str
     """The teacher model's name."""
+    template: str = ""
+    """Hash of the prompt that the teacher was asked with; empty in tables of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,8 @@ def to_arrow(records: Sequence[Any], record: type) -> pa.Table:
 
 
 def from_arrow(table: pa.Table, record: type[Record]) -> Iterable[Record]:
-    """The records of a table, in order; lists come back as tuples."""
+    """The records of a table, in order; lists come back as tuples, what is not there as the field's default."""
+    defaults = {field.name: field.default for field in fields(record) if field.default is not MISSING}  # type: ignore[arg-type]
     for row in table.to_pylist():
-        yield record(**{name: tuple(v) if isinstance(v, list) else v for name, v in row.items()})
+        given = {name: value for name, value in row.items() if value is not None or name not in defaults}
+        yield record(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
