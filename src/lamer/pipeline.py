@@ -131,9 +131,11 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
     if stage.name == "diagnose":
         leaves |= _model(config)
     if stage.name == "synthesize":
-        from lamer.synthesis.templates import template_hash
+        from lamer.synthesis.templates import PROMPTS, prompt_hash
 
-        leaves["synthesize.template"] = template_hash(config.synthesize.prompt)
+        leaves["synthesize.template"] = prompt_hash(config.synthesize.prompt)
+        if config.synthesize.prompt not in PROMPTS:
+            leaves["synthesize.prompt"] = "file"
     if stage.name == "retrieve" and config.retrieve.method == "teacher":
         from lamer.knowledge.math_facts import math_prompt_hash
 
@@ -255,9 +257,11 @@ def _check_teacher(run: Run, config: Config, chosen: Sequence[Stage]) -> None:
     is_asked = any(stage.name == "synthesize" for stage in chosen) or config.retrieve.method == "teacher"
     is_asked = is_asked or extracts_by_teacher(config)
     if is_asked and (entry is None or entry.status != "complete"):
+        from lamer.synthesis.templates import check_prompt
         from lamer.teacher.key import check_teacher
 
         check_teacher(config.synthesize.teacher)
+        check_prompt(config.synthesize.prompt, config.synthesize.teacher.format)
 
 
 def _forget_fruitless(run: Run, stages: Sequence[Stage]) -> None:

@@ -5,6 +5,7 @@
 | unparsed | the reply holds nothing like an example |
 | filtered | the server's content filter kept the reply back |
 | truncated | the reply was cut off inside this item |
+| malformed | JSON whose grammar is broken: nobody knows where its texts end |
 | no question, no options, no answer | the field is missing |
 | answer not an option, ambiguous answer | the answer names no option, or more than one |
 | template echoed | a field still holds a placeholder of the prompt, as in `[QUESTION]` |
@@ -74,13 +75,16 @@ class Kept:
     """The teacher's own words."""
 
 
-def structural_reason(item: ParsedItem, num_options: int, *, is_cut: bool = False) -> str | None:
+def structural_reason(
+    item: ParsedItem, num_options: int, *, is_cut: bool = False, needs_explanation: bool = True
+) -> str | None:
     """Why an item is no example by its form alone, or None.
 
     Args:
         item: The item.
         num_options: Options asked for.
         is_cut: Whether the reply ended at the length limit.
+        needs_explanation: Whether one was asked for.
     """
     if is_cut and item.is_last and (item.problem is not None or item.ends_with in ("explanation", "options")):
         return TRUNCATED
@@ -93,7 +97,7 @@ def structural_reason(item: ParsedItem, num_options: int, *, is_cut: bool = Fals
         return WRONG_NUMBER_OF_OPTIONS
     if len({comparable(option) for option in options} - {""}) != num_options:
         return DUPLICATE_OPTIONS
-    if not explanation:
+    if needs_explanation and not explanation:
         return NO_EXPLANATION
     longest = max(map(len, options))
     if (
@@ -154,10 +158,9 @@ class RunChecks:
         """Remember an item as kept."""
         assert item.question is not None
         assert item.options is not None
-        assert item.explanation is not None
         assert item.answer_index is not None
         self._kept.add(subject_of(item.question, item.options, fact))
-        return Kept(item.question, item.options, item.answer_index, item.explanation, item.raw)
+        return Kept(item.question, item.options, item.answer_index, item.explanation or "", item.raw)
 
 
 # Letters

@@ -28,7 +28,9 @@ from lamer.synthesis.checks import (
 )
 from lamer.synthesis.duplicates import Subject, subject_of
 from lamer.synthesis.parse import LETTERS, ParsedItem, parse
-from lamer.synthesis.templates import build_prompt, template_hash
+from lamer.synthesis.schema import TRIAL_MESSAGE, examples_schema
+from lamer.synthesis.templates import build_prompt, prompt_named, takes_formats, template_hash
+from lamer.teacher.formats import Choice, choose_format
 from lamer.teacher.requests import Reply, Request, user_message
 from lamer.teacher.teacher import Teacher
 
@@ -59,6 +61,17 @@ class Rejected:
     raw: str
 
 
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How replies are to be written; settled once a stage."""
+
+    choice: Choice
+    template: str
+    """Hash of the prompt."""
+    response_format: dict[str, Any] | None
+    has_explanation: bool
+
+
 @dataclass(slots=True)
 class Unit:
     """A unit while it is worked on."""
@@ -77,7 +90,7 @@ class Unit:
         """Examples still to be written."""
         return self.deficiency.quota - len(self.kept)
 
-    def request(self, key: str, settings: SynthesizeSettings, template: str, seed: int) -> Request:
+    def request(self, key: str, settings: SynthesizeSettings, style: Style, seed: int) -> Request:
         """Ask for what is missing, different from what is there."""
         prompt = build_prompt(
             settings.prompt,
@@ -86,8 +99,12 @@ class Unit:
             self.missing,
             settings.num_options,
             [kept.question for kept in self.kept],
+            format=style.choice.format,
         )
-        return Request(key, user_message(prompt), seed * SEEDS_PER_RUN + self.num_replies, template)
+        sampling_seed = seed * SEEDS_PER_RUN + self.num_replies
+        return Request(
+            key, user_message(prompt), sampling_seed, style.template, response_format=style.response_format
+        )
 
 
 def write_examples(
@@ -120,19 +137,46 @@ def write_examples(
     work = [_unit(unit, queries, facts) for unit in units]
     checks = RunChecks(settings.similarity)
     tally: Counter[str] = Counter()
+    style = settle_style(settings, teacher) if work else None
     for number in range(settings.max_tries):
         lacking = [unit for unit in work if unit.missing > 0]
         if not lacking:
             break
-        replies = _ask(lacking, number, config, teacher, progress)
+        assert style is not None
+        replies = _ask(lacking, number, config, style, teacher, progress)
         if number == 0 and all(reply.error is not None for reply in replies):
             raise TeacherError(
                 f"teacher {teacher.model} answered none of {len(replies)} requests, last: {replies[-1].error}"
             )
         for unit, reply in zip(lacking, replies):
-            _take(unit, reply, settings.num_options, checks, tally)
-    examples = _examples(work, config.seed, teacher.model, random_facts=random_facts)
-    return Synthesis(examples, _counts(work, examples, tally), _notes(work, tally))
+            _take(unit, reply, settings.num_options, style, checks, tally)
+    template = style.template if style else ""
+    examples = _examples(work, config.seed, teacher.model, template, random_facts=random_facts)
+    counts = _counts(work, examples, tally)
+    if style is not None:
+        choice = style.choice
+        counts["format"] = {"chosen": choice.format, "why": choice.reason, "trials": choice.num_asked}
+    return Synthesis(examples, counts, _notes(work, tally))
+
+
+def settle_style(settings: SynthesizeSettings, teacher: Teacher) -> Style:
+    """In which format the teacher replies, found out by a trial request where the settings leave it open.
+
+    Raises:
+        UsageError: If the prompt cannot be used.
+        TeacherError: See `choose_format`.
+    """
+    prompt = prompt_named(settings.prompt)
+    schema = examples_schema(settings.num_options, has_explanation=prompt.has_explanation)
+    choice = Choice("text", "the prompt says itself how to reply")
+    if takes_formats(settings.prompt):
+        choice = choose_format(teacher, schema, TRIAL_MESSAGE.format(settings.num_options))
+    return Style(
+        choice,
+        template_hash(settings.prompt, choice.format),
+        schema.response_format if choice.format == "json" else None,
+        prompt.has_explanation,
+    )
 
 
 def _unit(deficiency: Deficiency, queries: Mapping[str, Query], facts: Mapping[str, Fact]) -> Unit:
@@ -147,13 +191,12 @@ def _unit(deficiency: Deficiency, queries: Mapping[str, Query], facts: Mapping[s
     return Unit(deficiency, fact, query, subject_of(query.text, query.options or (), fact.text))
 
 
-def _ask(units: Sequence[Unit], number: int, config: Config, teacher: Teacher, progress: str) -> list[Reply]:
+def _ask(
+    units: Sequence[Unit], number: int, config: Config, style: Style, teacher: Teacher, progress: str
+) -> list[Reply]:
     """One round: the replies in the order of the units."""
     settings = config.synthesize
-    template = template_hash(settings.prompt)
-    requests = [
-        unit.request(str(position), settings, template, config.seed) for position, unit in enumerate(units)
-    ]
+    requests = [unit.request(str(position), settings, style, config.seed) for position, unit in enumerate(units)]
     if not progress:
         replies = teacher.ask(requests)
     else:
@@ -163,7 +206,9 @@ def _ask(units: Sequence[Unit], number: int, config: Config, teacher: Teacher, p
     return [replies[request.key] for request in requests]
 
 
-def _take(unit: Unit, reply: Reply, num_options: int, checks: RunChecks, tally: Counter[str]) -> None:
+def _take(
+    unit: Unit, reply: Reply, num_options: int, style: Style, checks: RunChecks, tally: Counter[str]
+) -> None:
     """Read a reply: each item is kept or rejected with a reason."""
     tally["from ledger" if reply.is_cached else "failed" if reply.error is not None else "asked"] += 1
     if reply.error is not None:
@@ -181,7 +226,7 @@ def _take(unit: Unit, reply: Reply, num_options: int, checks: RunChecks, tally: 
     tally["parsed"] += 1
     is_cut = reply.finish_reason == "length"
     for item in items:
-        reason = structural_reason(item, num_options, is_cut=is_cut)
+        reason = structural_reason(item, num_options, is_cut=is_cut, needs_explanation=style.has_explanation)
         reason = reason or checks.reason(item, unit.fact.text, unit.reference)
         reason = reason or (SURPLUS if unit.missing <= 0 else None)
         if reason is None:
@@ -194,7 +239,9 @@ def _unparsed_reason(reply: Reply) -> str:
     return {"content_filter": FILTERED, "length": TRUNCATED}.get(reply.finish_reason or "", UNPARSED)
 
 
-def _examples(units: Sequence[Unit], seed: int, teacher: str, *, random_facts: bool) -> list[Example]:
+def _examples(
+    units: Sequence[Unit], seed: int, teacher: str, template: str, *, random_facts: bool
+) -> list[Example]:
     """The rows, with letters balanced over the whole run."""
     balanced = iter(balance_letters([kept for unit in units for kept in unit.kept], seed))
     rows: list[Example] = []
@@ -206,7 +253,7 @@ def _examples(units: Sequence[Unit], seed: int, teacher: str, *, random_facts: b
             rows.append(
                 Example(
                     f"{unit.deficiency.id}#{n}", deficiency_id, severity, kept.question, kept.options, kept.answer,
-                    kept.explanation, "kept", None, kept.raw, teacher,
+                    kept.explanation, "kept", None, kept.raw, teacher, template,
                 )
             )  # fmt: skip
         for m, rejected in enumerate(unit.rejected):
@@ -216,7 +263,7 @@ def _examples(units: Sequence[Unit], seed: int, teacher: str, *, random_facts: b
                     f"{unit.deficiency.id}!{m}", deficiency_id, severity,
                     (item.question if item else None) or "", (item.options if item else None) or (),
                     item.answer_index if item else None, (item.explanation if item else None) or "",
-                    "rejected", rejected.reason, rejected.raw, teacher,
+                    "rejected", rejected.reason, rejected.raw, teacher, template,
                 )
             )  # fmt: skip
     return rows

@@ -104,6 +104,7 @@ class Client:
 
     def _status_failure(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
         status, message = error.status_code, self._told(error.message)
+        message = message if str(status) in message else f"status {status}: {message}"
         if status in (400, 422):
             unknown = _unknown_parameter(error, body)
             if unknown is not None:

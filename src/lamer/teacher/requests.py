@@ -28,6 +28,8 @@ class Request:
     """Sampling seed; another seed is another request, so that the same messages can be asked again."""
     template: str = ""
     """Hash of the prompt template, part of the request's identity in the ledger."""
+    response_format: Mapping[str, Any] | None = None
+    """The JSON schema that the reply shall follow, as the protocol writes it; None asks for plain text."""
 
 
 @dataclass(frozen=True, slots=True)
