@@ -28,9 +28,8 @@ from lamer.synthesis.checks import (
 )
 from lamer.synthesis.duplicates import Subject, subject_of
 from lamer.synthesis.parse import LETTERS, ParsedItem, parse
-from lamer.synthesis.schema import TRIAL_MESSAGE, examples_schema
-from lamer.synthesis.templates import build_prompt, prompt_named, takes_formats, template_hash
-from lamer.teacher.formats import Choice, choose_format
+from lamer.synthesis.style import Style, settle_style
+from lamer.synthesis.templates import build_prompt
 from lamer.teacher.requests import Reply, Request, user_message
 from lamer.teacher.teacher import Teacher
 
@@ -61,17 +60,6 @@ class Rejected:
     raw: str
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How replies are to be written; settled once a stage."""
-
-    choice: Choice
-    template: str
-    """Hash of the prompt."""
-    response_format: dict[str, Any] | None
-    has_explanation: bool
-
-
 @dataclass(slots=True)
 class Unit:
     """A unit while it is worked on."""
@@ -99,7 +87,7 @@ class Unit:
             self.missing,
             settings.num_options,
             [kept.question for kept in self.kept],
-            format=style.choice.format,
+            format=style.format,
         )
         sampling_seed = seed * SEEDS_PER_RUN + self.num_replies
         return Request(
@@ -154,29 +142,8 @@ def write_examples(
     examples = _examples(work, config.seed, teacher.model, template, random_facts=random_facts)
     counts = _counts(work, examples, tally)
     if style is not None:
-        choice = style.choice
-        counts["format"] = {"chosen": choice.format, "why": choice.reason, "trials": choice.num_asked}
+        counts["format"] = style.counts
     return Synthesis(examples, counts, _notes(work, tally))
-
-
-def settle_style(settings: SynthesizeSettings, teacher: Teacher) -> Style:
-    """In which format the teacher replies, found out by a trial request where the settings leave it open.
-
-    Raises:
-        UsageError: If the prompt cannot be used.
-        TeacherError: See `choose_format`.
-    """
-    prompt = prompt_named(settings.prompt)
-    schema = examples_schema(settings.num_options, has_explanation=prompt.has_explanation)
-    choice = Choice("text", "the prompt says itself how to reply")
-    if takes_formats(settings.prompt):
-        choice = choose_format(teacher, schema, TRIAL_MESSAGE.format(settings.num_options))
-    return Style(
-        choice,
-        template_hash(settings.prompt, choice.format),
-        schema.response_format if choice.format == "json" else None,
-        prompt.has_explanation,
-    )
 
 
 def _unit(deficiency: Deficiency, queries: Mapping[str, Query], facts: Mapping[str, Fact]) -> Unit:
