@@ -79,13 +79,18 @@ def test_a_server_that_refuses_the_schema_is_asked_for_text(tmp_path, status):
     assert choice == Choice("text", f"the server refuses a JSON schema (status {status})")
 
 
-def test_a_refusal_that_is_no_json_is_one_as_well(tmp_path):
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(400, b"no such thing"), (500, b'{"error": {"message": "1 validation error: response_format"}}')],
+)
+def test_a_refusal_in_plain_text_or_with_a_wrong_status_is_one_as_well(tmp_path, status, body):
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(400)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
             self.end_headers()
-            self.wfile.write(b"no response_format here")
+            self.wfile.write(body)
 
         def log_message(self, *args):
             pass
@@ -95,7 +100,7 @@ def test_a_refusal_that_is_no_json_is_one_as_well(tmp_path):
     choice = choose(f"http://127.0.0.1:{server.server_address[1]}/v1", tmp_path)
     server.shutdown()
     server.server_close()
-    assert choice == Choice("text", "the server refuses a JSON schema (status 400)")
+    assert choice == Choice("text", f"the server refuses a JSON schema (status {status})")
 
 
 def test_an_overloaded_server_is_tried_again_and_never_guessed_about(tmp_path):

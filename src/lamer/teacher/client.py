@@ -11,7 +11,7 @@ from lamer.config import TeacherSettings
 from lamer.teacher.key import OPENAI_URL, Secret, api_key
 from lamer.teacher.ledger import Answer
 from lamer.teacher.requests import Failure, storable
-from lamer.teacher.retry import fault_of, retry_after_s
+from lamer.teacher.retry import fault_of, refuses_format, retry_after_s
 
 if TYPE_CHECKING:
     import openai
@@ -111,6 +111,8 @@ class Client:
                 return unknown
         code = error.code if isinstance(error.code, str) else None
         fault = fault_of(status, code)
+        if "response_format" in body and refuses_format(message):
+            fault = "request"
         if fault == "fatal":
             message = self._refusal(status, message)
         retry_after = retry_after_s(error.response.headers.get("retry-after"))

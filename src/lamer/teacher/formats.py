@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from lamer.errors import TeacherError
 from lamer.teacher.requests import Reply, Request, user_message
-from lamer.teacher.retry import fault_of
+from lamer.teacher.retry import fault_of, refuses_format
 from lamer.teacher.teacher import Teacher
 
 Format = Literal["text", "json"]
@@ -86,7 +86,7 @@ def _judge(reply: Reply, schema: Schema, model: str) -> tuple[Format, str]:
         return "text", "not tried: the budget is used up"
     if reply.error is not None:
         status = _STATUS.search(reply.error)
-        if status is None or fault_of(int(status[1])) != "request":
+        if status is None or not (fault_of(int(status[1])) == "request" or refuses_format(reply.error)):
             raise TeacherError(
                 f"teacher {model}: the trial request for structured output failed: {reply.error}; start again "
                 "later, or set synthesize.teacher.format to text"

@@ -7,6 +7,7 @@ Fatal, for this and every other request: 401, 403, 404, and an account without m
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
@@ -27,6 +28,11 @@ def fault_of(status: int, code: str | None = None) -> Fault:
     if status in (401, 403, 404) or code in NO_MONEY_CODES:
         return "fatal"
     return "transient" if status in (408, 409, 429) or status >= 500 else "request"
+
+
+def refuses_format(message: str) -> bool:
+    """Whether an error is about the JSON schema of a request. Some servers say so with status 500."""
+    return re.search(r"response_format|json_schema", message) is not None
 
 
 def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
