@@ -15,13 +15,26 @@ markup      emphasis, code fences, rulers
 
 from __future__ import annotations
 
-from lamer.synthesis.answers import comparable, find_answer
-from lamer.synthesis.items import ParsedItem
+from lamer.synthesis.answers import AMBIGUOUS_ANSWER, ANSWER_NOT_AN_OPTION, comparable, find_answer
+from lamer.synthesis.items import MALFORMED, NO_ANSWER, NO_OPTIONS, NO_QUESTION, ParsedItem
 from lamer.synthesis.options import LETTERS, parse_options
 from lamer.synthesis.parse_json import parse_json
 from lamer.synthesis.parse_text import parse_text
 
-__all__ = ["LETTERS", "ParsedItem", "comparable", "find_answer", "parse", "parse_options"]
+__all__ = [
+    "AMBIGUOUS_ANSWER",
+    "ANSWER_NOT_AN_OPTION",
+    "LETTERS",
+    "MALFORMED",
+    "NO_ANSWER",
+    "NO_OPTIONS",
+    "NO_QUESTION",
+    "ParsedItem",
+    "comparable",
+    "find_answer",
+    "parse",
+    "parse_options",
+]
 
 
 def parse(reply: str) -> list[ParsedItem]:
