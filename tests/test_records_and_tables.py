@@ -24,7 +24,8 @@ DESIGN = {
     "logprob_posterior num_tokens relative_entropy tier transition p_value reason",
     "deficiencies": "id query_id fact_id relative_entropy tier quota",
     "examples": "id deficiency_id relative_entropy question options answer explanation status reason raw teacher "
-    "template",
+    "detail template",
+    "shortages": "deficiency_id query_id fact_id tier requested kept num_replies reasons counts error",
 }
 
 
@@ -72,7 +73,7 @@ def test_shards_are_read_in_order_and_counted(tmp_path):
 def test_a_table_of_an_earlier_version_gets_the_default_of_a_later_column(tmp_path):
     import pyarrow.parquet as pq
 
-    row = Example("d#0", "d", 0.5, "q?", ("x", "y"), 1, "e", "kept", None, "raw", "t", "0123")
+    row = Example("d#0", "d", 0.5, "q?", ("x", "y"), 1, "e", "kept", None, "raw", "t", None, "0123")
     table = Table(tmp_path / "examples", Example)
     table.write(0, [row])
     assert list(table) == [row]

@@ -75,7 +75,9 @@ def test_an_example_carries_its_deficiency_and_the_teachers_words(ledger):
 
 
 def test_rejected_items_are_asked_for_again_until_the_quota_is_met(ledger):
-    result = ask_function(sloppy, ledger, 60)
+    config = config_for()
+    patient = config.model_copy(update={"synthesize": config.synthesize.model_copy(update={"max_tries": 8})})
+    result = ask_function(sloppy, ledger, 60, patient)
     assert result.counts["kept"] == result.counts["requested"] == 150
     assert {"unparsed", "duplicate", "no explanation"} <= result.counts["rejected"].keys()
     assert_it_balances(result)
