@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lamer.errors import RunError
-from lamer.records import TABLES, Diagnosis, Query, arrow_schema, from_arrow, to_arrow
+from lamer.records import TABLES, Diagnosis, Example, Query, arrow_schema, from_arrow, to_arrow
 from lamer.tables import Table, write_atomically
 
 DESIGN = {
@@ -22,7 +23,9 @@ DESIGN = {
     "diagnoses": "query_id fact_id candidates candidate_origin log_prior log_posterior logprob_prior "
     "logprob_posterior num_tokens relative_entropy tier transition p_value reason",
     "deficiencies": "id query_id fact_id relative_entropy tier quota",
-    "examples": "id deficiency_id relative_entropy question options answer explanation status reason raw teacher",
+    "examples": "id deficiency_id relative_entropy question options answer explanation status reason raw teacher "
+    "detail template",
+    "shortages": "deficiency_id query_id fact_id tier requested kept num_replies reasons counts error",
 }
 
 
@@ -65,6 +68,18 @@ def test_shards_are_read_in_order_and_counted(tmp_path):
     assert list(table) == rows
     assert table.num_rows == 5
     assert [table.has(i) for i in range(4)] == [True, True, True, False]
+
+
+def test_a_table_of_an_earlier_version_gets_the_default_of_a_later_column(tmp_path):
+    import pyarrow.parquet as pq
+
+    row = Example("d#0", "d", 0.5, "q?", ("x", "y"), 1, "e", "kept", None, "raw", "t", None, "0123")
+    table = Table(tmp_path / "examples", Example)
+    table.write(0, [row])
+    assert list(table) == [row]
+    (shard,) = table.shards()
+    pq.write_table(pq.read_table(shard).drop_columns("template"), shard)
+    assert list(table) == [replace(row, template="")]
 
 
 def test_a_torn_shard_is_named(tmp_path):

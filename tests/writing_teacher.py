@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from lamer.config import Config, load_config
 from lamer.records import Deficiency, Fact, Query, Tier
 from lamer.run import Run
+from lamer.synthesis.parse import parse
 
 _NOUNS = (
     "anchor basket candle drawer engine feather garden hammer island jacket kettle ladder mirror needle orchard "
@@ -38,8 +40,25 @@ def write(messages: Sequence[dict[str, str]], **sampling: object) -> str:
     seed = hashlib.sha256(f"{text} {sampling.get('seed')}".encode()).hexdigest()
     rng = random.Random(seed)
     match = re.search(r"generate (\d+) new", text)
-    assert match is not None
-    return "\n\n".join(good_item(rng) for _ in range(int(match[1])))
+    count = int(match[1]) if match else 1
+    return "\n\n".join(good_item(rng) for _ in range(count))
+
+
+def write_json(messages: Sequence[dict[str, str]], **sampling: object) -> str:
+    """The same; a request with a JSON schema gets it as JSON."""
+    text = write(messages, **{name: value for name, value in sampling.items() if name != "response_format"})
+    if not sampling.get("response_format"):
+        return text
+    examples = [
+        {
+            "question": item.question,
+            "options": dict(zip("ABC", item.options or ())),
+            "explanation": item.explanation,
+            "answer": "ABC"[item.answer_index or 0],
+        }
+        for item in parse(text)
+    ]
+    return json.dumps({"examples": examples})
 
 
 def sloppy(messages: Sequence[dict[str, str]], **sampling: object) -> str:
@@ -78,7 +97,14 @@ def units(count: int) -> tuple[list[Deficiency], dict[str, Query], dict[str, Fac
 
 
 def config_for(base_url: str | None = None, **teacher: object) -> Config:
-    settings = {"base_url": base_url, "model": "tiny-teacher", "concurrency": 4, "timeout_s": 5.0, **teacher}
+    settings = {
+        "base_url": base_url,
+        "model": "tiny-teacher",
+        "concurrency": 4,
+        "timeout_s": 5.0,
+        "format": "text",
+        **teacher,
+    }
     return load_config({"synthesize": {"teacher": settings}})
 
 

@@ -23,8 +23,10 @@ from lamer.pipeline import extracts_by_teacher
 from lamer.records import Deficiency, Fact, Match, Passage, Query, Tier
 from lamer.rows import BadRows
 from lamer.run import Run
+from lamer.synthesis.schema import TRIAL_MESSAGE
 from lamer.synthesis.synthesize import first_requests
-from lamer.synthesis.templates import build_prompt
+from lamer.synthesis.templates import build_prompt, takes_formats
+from lamer.teacher.formats import PURPOSE, Format
 from lamer.teacher.ledger import LEDGER, Ledger, request_hash
 from lamer.teacher.prices import Price, host_of, how_to_add, price_of
 from lamer.teacher.requests import Message, Request, user_message
@@ -147,7 +149,9 @@ class _Estimator:
     def estimate(self) -> Estimate:
         self.sample, self.num_queries = self._queries()
         work, is_diagnosed = self._work()
-        lines = [*self._facts(), *self._examples(work), *self._naive(work), *self._checks(work)]
+        lines = [
+            *self._facts(), *self._trial(work), *self._examples(work), *self._naive(work), *self._checks(work),
+        ]  # fmt: skip
         prices = {self.settings.teacher.model: self._told(self.settings.teacher, self.price)}
         judge = self.settings.verify.judge
         if judge is not None:
@@ -217,8 +221,12 @@ class _Estimator:
         query_ids, fact_ids = {unit.query_id for unit in units}, {unit.fact_id for unit in units}
         queries = {row.id: row for row in run.table("queries", Query) if row.id in query_ids}
         facts = {row.id: row for row in run.table("facts", Fact) if row.id in fact_ids}
-        requests = first_requests(units, queries, facts, self.config)
-        answered = self._answered(run, requests)
+        forms: tuple[Format, ...] = ("text", "json") if takes_formats(self.settings.prompt) else ("text",)
+        asked = [first_requests(units, queries, facts, self.config, form) for form in forms]
+        found_by_form = [self._answered(run, requests) for requests in asked]
+        num_known = [sum(reply is not None for reply in found) for found in found_by_form]
+        best = num_known.index(max(num_known))  # the form that the teacher was asked in before, else text
+        requests, answered = asked[best], found_by_form[best]
         if replied := sum(unit.quota for unit, reply in zip(units, answered) if reply is not None):
             self.example_tokens = sum(reply for reply in answered if reply is not None) / replied
             self.basis.append(
@@ -286,6 +294,18 @@ class _Estimator:
             if texts:
                 return texts[len(texts) // 2]
         return FACT_TEXT
+
+    def _trial(self, work: Sequence[Work]) -> Iterator[Line]:
+        """The request that finds out whether the server honours a JSON schema."""
+        known = self._counts("synthesize").get("format")
+        if self.settings.teacher.format != "auto" or not work or known or not takes_formats(self.settings.prompt):
+            return
+        message = user_message(TRIAL_MESSAGE.format(self.settings.num_options))
+        if self.run is not None and (self.run.path / LEDGER).exists():
+            with Ledger(self.run.path / LEDGER) as ledger:
+                if ledger.totals(PURPOSE).answered:
+                    return
+        yield self._line(PURPOSE, None, 1, self.counter.messages(message), self.example_tokens)
 
     def _examples(self, work: Sequence[Work]) -> Iterator[Line]:
         """First requests by tier, then those that ask again for what was rejected."""

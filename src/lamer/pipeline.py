@@ -50,7 +50,10 @@ STAGES: tuple[Stage, ...] = (
         ("diagnoses", "placebos", "precision.json"),
     ),
     Stage("select", "lamer.diagnosis.stage:select", ("select",), ("deficiencies",)),
-    Stage("synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",), ("examples", "examples.jsonl")),
+    Stage(
+        "synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",),
+        ("examples", "shortages", "examples.jsonl"),
+    ),
     Stage("train", "lamer.training.stage:train", ("train",), ("adapter", "training")),
     Stage("evaluate", "lamer.evaluation.stage:evaluate", ("evaluate",), ("predictions", "stories.jsonl")),
     Stage("report", "lamer.report.stage:report", (), ("report.html",)),
@@ -131,9 +134,16 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
     if stage.name == "diagnose":
         leaves |= _model(config)
     if stage.name == "synthesize":
-        from lamer.synthesis.templates import template_hash
+        from lamer.synthesis.advice import load_retry
+        from lamer.synthesis.templates import PROMPTS, prompt_hash
 
-        leaves["synthesize.template"] = template_hash(config.synthesize.prompt)
+        leaves["synthesize.template"] = prompt_hash(config.synthesize.prompt)
+        leaves["synthesize.retry_template"] = load_retry().hash
+        if config.synthesize.prompt not in PROMPTS:
+            leaves["synthesize.prompt"] = "file"
+        del leaves["synthesize.held_out"]
+        if config.synthesize.decontaminate:
+            leaves |= _contents(config.synthesize.held_out, "held_out")
     if stage.name == "retrieve" and config.retrieve.method == "teacher":
         from lamer.knowledge.math_facts import math_prompt_hash
 
@@ -165,9 +175,9 @@ def _model(config: Config) -> dict[str, str]:
     }
 
 
-def _contents(paths: Sequence[str]) -> dict[str, str]:
+def _contents(paths: Sequence[str], kind: str = "file") -> dict[str, str]:
     """Digests of data files, in the order given, under their names."""
-    return {f"file.{number}.{Path(path).name}": _content(path) for number, path in enumerate(paths)}
+    return {f"{kind}.{number}.{Path(path).name}": _content(path) for number, path in enumerate(paths)}
 
 
 def _content(path: str) -> str:
@@ -255,11 +265,13 @@ def _check_teacher(run: Run, config: Config, chosen: Sequence[Stage]) -> None:
     is_asked = any(stage.name == "synthesize" for stage in chosen) or config.retrieve.method == "teacher"
     is_asked = is_asked or extracts_by_teacher(config)
     if is_asked and (entry is None or entry.status != "complete"):
+        from lamer.synthesis.templates import check_prompt
         from lamer.teacher.budget import check_ceilings
         from lamer.teacher.key import check_teacher
 
         check_teacher(config.synthesize.teacher)
         check_ceilings(config.synthesize.teacher)
+        check_prompt(config.synthesize.prompt, config.synthesize.teacher.format)
 
 
 def _forget_fruitless(run: Run, stages: Sequence[Stage]) -> None:

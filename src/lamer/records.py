@@ -7,7 +7,7 @@ people read them: a field is never renamed or re-used silently.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -142,6 +142,30 @@ class Example:
     """The teacher's own words for this item."""
     teacher: str
     """The teacher model's name."""
+    detail: str | None = None
+    """More about the reason: the held-out item that it repeats, say."""
+    template: str = ""
+    """Hash of the prompt that the teacher was asked with; empty in tables of earlier versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """A deficiency that got fewer examples than its quota."""
+
+    deficiency_id: str
+    query_id: str
+    fact_id: str
+    tier: Tier
+    requested: int
+    kept: int
+    num_replies: int
+    """Replies of the teacher that were read for it."""
+    reasons: tuple[str, ...]
+    """Why its other items were rejected, the most frequent first."""
+    counts: tuple[int, ...]
+    """How many items each of `reasons` rejected."""
+    error: str | None = None
+    """The last request that the teacher did not answer, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +189,7 @@ class Prediction:
     """The option with the highest log-likelihood, as a letter; None for samples without options."""
 
 
-AnyRecord = Query | Passage | Fact | Match | Diagnosis | Deficiency | Example | Prediction
+AnyRecord = Query | Passage | Fact | Match | Diagnosis | Deficiency | Example | Shortage | Prediction
 Record = TypeVar("Record")
 
 TABLES: dict[str, type[AnyRecord]] = {
@@ -177,6 +201,7 @@ TABLES: dict[str, type[AnyRecord]] = {
     "placebos": Diagnosis,
     "deficiencies": Deficiency,
     "examples": Example,
+    "shortages": Shortage,
     "predictions": Prediction,
 }
 
@@ -210,6 +235,8 @@ def to_arrow(records: Sequence[Any], record: type) -> pa.Table:
 
 
 def from_arrow(table: pa.Table, record: type[Record]) -> Iterable[Record]:
-    """The records of a table, in order; lists come back as tuples."""
+    """The records of a table, in order; lists come back as tuples, what is not there as the field's default."""
+    defaults = {field.name: field.default for field in fields(record) if field.default is not MISSING}  # type: ignore[arg-type]
     for row in table.to_pylist():
-        yield record(**{name: tuple(v) if isinstance(v, list) else v for name, v in row.items()})
+        given = {name: value for name, value in row.items() if value is not None or name not in defaults}
+        yield record(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})

@@ -219,7 +219,7 @@ def test_a_reply_cut_off_says_what_is_missing(reply, problem):
     assert (item.answer_index is None) == (problem != "no question" or item.options is None)
 
 
-@pytest.mark.parametrize("reply", ["", "   \n", "I'm sorry, I cannot help.", "......", "问题：为什么？"])
+@pytest.mark.parametrize("reply", ["", "   \n", "I'm sorry, I cannot help.", "......", "注意：为什么？"])
 def test_a_reply_without_items_gives_none(reply):
     assert parse(reply) == []
 
@@ -228,6 +228,73 @@ def test_raw_parts_are_the_teachers_own_words_in_order():
     rng = random.Random(0)
     items = [good_item(rng) for _ in range(5)]
     assert [item.raw for item in parse("\n\n".join(items))] == items
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "问题：汤匙在汤里。怎么了？\n选项：（A）变热（B）不变（C）沉下去\n解释：铁导热。\n答案：（A）",
+        "**题目 1**：汤匙在汤里。怎么了？\nA、变热\nB、不变\nC、沉下去\n正确答案：A、变热\n解析：铁导热。",
+        "1、题目：汤匙在汤里。怎么了？\n选项：A．变热 B．不变 C．沉下去\n答案：A。\n解析：铁导热。",
+        "示例 1：\n問題：汤匙在汤里。怎么了？\n選項：A.变热 B.不变 C.沉下去\n答案：变热\n解釋：铁导热。",
+        "问题：汤匙在汤里。怎么了？ 选项：(Ａ) 变热 (Ｂ) 不变 (Ｃ) 沉下去 答案：(Ａ) 解析：铁导热。",
+        "問題：汤匙在汤里。怎么了？\n選択肢：\n【A】变热\n【B】不变\n【C】沉下去\n正解：选项A\n解説：铁导热。",
+    ],
+)
+def test_chinese_and_japanese_with_their_punctuation(reply):
+    item = only(reply)
+    assert item.question == "汤匙在汤里。怎么了？"
+    assert item.options == ("变热", "不变", "沉下去")
+    assert (item.answer_index, item.explanation, item.problem) == (0, "铁导热。", None)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "Frage Antwortmöglichkeiten Erklärung Antwort",
+        "Question Choix Explication Réponse",
+        "QUESTION OPTIONS EXPLICATION RÉPONSE",
+        "Pregunta Opciones Explicación Respuesta_correcta",
+        "Domanda Opzioni Spiegazione Risposta",
+        "Pergunta Alternativas Explicação Resposta",
+        "Vraag Opties Uitleg Antwoord",
+        "Вопрос Варианты_ответа Объяснение Ответ",
+        "Pytanie Opcje Wyjaśnienie Odpowiedź",
+        "Soru Seçenekler Açıklama Cevap",
+        "السؤال الخيارات الشرح الإجابة",
+        "प्रश्न विकल्प व्याख्या उत्तर",
+        "질문 선택지 해설 정답",
+        "Câu_hỏi Lựa_chọn Giải_thích Đáp_án",
+        "Pertanyaan Pilihan Penjelasan Jawaban",
+    ],
+)
+def test_labels_in_other_languages(labels):
+    question, options, explanation, answer = (label.replace("_", " ") for label in labels.split())
+    for template in (
+        "{}: q?\n{}: (A) x (B) y (C) z\n{}: e\n{}: (B) y",
+        "**{}** : q?\n{}：\nA. x\nB. y\nC. z\n{}: e\n- {}: B",
+    ):
+        item = only(template.format(question, options, explanation, answer))
+        assert (item.question, item.options, item.answer_index, item.explanation) == (
+            "q?",
+            ("x", "y", "z"),
+            1,
+            "e",
+        )
+
+
+def test_a_line_with_a_colon_is_no_label():
+    rest = "Options: (A) x (B) y\nAnswer: A\nExplanation: One reason: rain."
+    item = only(f"Question: He said: no.\nNote: it rained. Why?\n{rest}")
+    assert item.question == "He said: no. Note: it rained. Why?"
+    assert item.explanation == "One reason: rain."
+
+
+def test_thoughts_are_no_part_of_the_reply():
+    item = "Question: {}?\nOptions: (A) x (B) y\nAnswer: {}"
+    reply = f"<think>{item.format('draft', 'A')}</think>\n{item.format('q', 'B')}"
+    assert only(reply).question == "q?"
+    assert parse(reply.partition("</think>")[0]) == []
 
 
 def test_windows_line_ends():

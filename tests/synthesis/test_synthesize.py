@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections import Counter
 
@@ -11,10 +12,11 @@ from lamer.errors import DataError, TeacherError
 from lamer.records import Deficiency
 from lamer.synthesis.stage import synthesize_units
 from lamer.synthesis.synthesize import Synthesis, write_examples
+from lamer.synthesis.templates import template_hash
 from lamer.teacher.ledger import Ledger
 from lamer.teacher.teacher import Teacher
 from lamer.testing import Fault, TeacherServer
-from writing_teacher import config_for, good_item, sloppy, units, write
+from writing_teacher import config_for, good_item, sloppy, units, write, write_json
 
 
 @pytest.fixture
@@ -73,7 +75,9 @@ def test_an_example_carries_its_deficiency_and_the_teachers_words(ledger):
 
 
 def test_rejected_items_are_asked_for_again_until_the_quota_is_met(ledger):
-    result = ask_function(sloppy, ledger, 60)
+    config = config_for()
+    patient = config.model_copy(update={"synthesize": config.synthesize.model_copy(update={"max_tries": 8})})
+    result = ask_function(sloppy, ledger, 60, patient)
     assert result.counts["kept"] == result.counts["requested"] == 150
     assert {"unparsed", "duplicate", "no explanation"} <= result.counts["rejected"].keys()
     assert_it_balances(result)
@@ -304,3 +308,85 @@ def test_a_fact_that_gives_orders_changes_nothing_else(ledger):
     )
     others = [row.question for row in rows if row.deficiency_id != "q1|f1"]
     assert others == [row.question for row in plain if row.deficiency_id != "q1|f1"]
+
+
+def examples_of(server, ledger, format, prompt="reasoning"):
+    config = config_for(server.base_url, format=format)
+    config = load_config(config.model_dump(), [f"synthesize.prompt={prompt}"])
+    deficiencies, queries, facts = units(8)
+    teacher = Teacher(config.synthesize.teacher, ledger, backoff_s=0.001)
+    return write_examples(deficiencies, queries, facts, config, teacher, progress="")
+
+
+def test_json_where_the_server_honours_it(ledger):
+    with TeacherServer(write_json) as server:
+        result = examples_of(server, ledger, "auto")
+        assert result.counts["kept"] == 20
+        assert result.counts["format"] == {
+            "chosen": "json", "why": "the server honours a JSON schema", "trials": 1,
+        }  # fmt: skip
+        assert server.num_requests == 8 + 1
+        assert all("response_format" in request for request in server.requests)
+        assert "JSON object" in server.requests[-1]["messages"][0]["content"]
+        again = examples_of(server, ledger, "auto")
+        assert again.examples == result.examples
+        assert again.counts["format"]["trials"] == 0
+        assert server.num_requests == 8 + 1
+    assert {example.template for example in result.examples} == {template_hash("reasoning", "json")}
+
+
+def test_text_where_it_does_not(ledger):
+    with TeacherServer(write) as server:
+        result = examples_of(server, ledger, "auto")
+        plain = examples_of(server, ledger, "text")
+        assert plain.examples == result.examples
+        assert plain.counts["requests"] == {"asked": 0, "from ledger": 8, "failed": 0}
+        assert [("response_format" in request) for request in server.requests] == [True] + [False] * 8
+    assert result.counts["format"]["chosen"] == "text"
+    assert {example.template for example in result.examples} == {template_hash("reasoning", "text")}
+
+
+def test_a_server_that_breaks_its_promise_is_read_all_the_same(ledger):
+    def reply(messages, **sampling):
+        text = messages[-1]["content"]
+        return write_json(messages, **sampling) if "rainbow" in text else write(messages)
+
+    with TeacherServer(reply) as server:
+        result = examples_of(server, ledger, "auto")
+    assert result.counts["format"]["chosen"] == "json"
+    assert result.counts["kept"] == 20
+
+
+def test_json_cut_off_keeps_what_is_whole(ledger):
+    def reply(messages, **sampling):
+        text = write_json(messages, **sampling)
+        return text[: int(len(text) * 0.8)]
+
+    with TeacherServer(reply) as server:
+        result = examples_of(server, ledger, "json")
+    assert result.counts["rejected"].keys() == {"truncated"}
+    assert 0 < result.counts["kept"] < 20
+    assert result.counts["items"]["total"] == result.counts["kept"] + result.counts["rejected"]["truncated"]
+
+
+def test_a_prompt_without_explanations_gets_examples_without(ledger):
+    def reply(messages, **sampling):
+        return re.sub(r"\nExplanation: .*", "", write(messages, **sampling))
+
+    with TeacherServer(reply) as server:
+        result = examples_of(server, ledger, "text", "auggpt")
+        assert result.counts["kept"] == 20
+        assert {example.explanation for example in result.examples} == {""}
+        assert "xplanation" not in server.requests[0]["messages"][0]["content"]
+
+
+def test_your_own_prompt_is_asked_with(ledger, tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("On {fact}: generate {num_examples} new ones, {num_options} options.\nQuestion: ...")
+    with TeacherServer(write_json) as server:
+        result = examples_of(server, ledger, "auto", str(file))
+        assert server.requests[0]["messages"][0]["content"].startswith("On Objects of number 0 never")
+        assert not any("response_format" in request for request in server.requests)
+    assert result.counts["kept"] == 20
+    assert result.counts["format"]["why"] == "the prompt says itself how to reply"
+    assert {example.template for example in result.examples} == {template_hash(str(file))}

@@ -78,8 +78,10 @@ def math_prompt_hash() -> str:
 def _template() -> Template:
     from lamer.teacher.template import Template
 
-    text = (resources.files("lamer.knowledge") / "prompts" / "math_facts.txt").read_text(encoding="utf-8").strip()
-    return Template("math_facts.txt", text, known=("num_facts", "question"))
+    text = (
+        (resources.files("lamer.knowledge") / "prompts" / "math_facts-v1.txt").read_text(encoding="utf-8").strip()
+    )
+    return Template("math_facts-v1.txt", text, known=("num_facts", "question"))
 
 
 def parse_math_reply(text: str) -> MathReply:

@@ -7,6 +7,7 @@ session   workers within the limits, retries, group commit
 limits    how many requests in flight, how many a minute, holds (pure)
 progress  what is shown meanwhile
 clock     the time that waits are measured in
+formats   text or JSON by a schema: what the server honours
 client    one try over HTTP
 batch     the same requests in batches
           batch_table: what is sent and what became of it, on disk; batch_lines: the files, as text (pure);

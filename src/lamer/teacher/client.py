@@ -12,7 +12,7 @@ from lamer.config import TeacherSettings
 from lamer.teacher.key import OPENAI_URL, Secret, api_key
 from lamer.teacher.ledger import Answer
 from lamer.teacher.requests import Failure, storable
-from lamer.teacher.retry import fault_of, is_overload, wait_asked_s
+from lamer.teacher.retry import fault_of, is_overload, refuses_format, wait_asked_s
 
 if TYPE_CHECKING:
     import openai
@@ -131,12 +131,15 @@ class Client:
 
     def _status_failure(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
         status, message = error.status_code, self._told(error.message)
+        message = message if str(status) in message else f"status {status}: {message}"
         if status in (400, 422):
             unknown = _unknown_parameter(error, body)
             if unknown is not None:
                 return unknown
         code = error.code if isinstance(error.code, str) else None
         fault = fault_of(status, code)
+        if "response_format" in body and refuses_format(message):
+            fault = "request"
         if fault == "fatal":
             message = self._refusal(status, message)
         retry_after = wait_asked_s(error.response.headers)

@@ -32,6 +32,8 @@ class Request:
     """Hash of the prompt template, part of the request's identity in the ledger."""
     purpose: str = ""
     """What it is asked for (examples, facts, ...); for the accounts, no part of its identity."""
+    response_format: Mapping[str, Any] | None = None
+    """The JSON schema that the reply shall follow, as the protocol writes it; None asks for plain text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,11 @@ def duration_s(text: str) -> float | None:
     return sum(part * unit for part, unit in zip(parts, (3600.0, 60.0, 1.0, 0.001), strict=True))
 
 
+def refuses_format(message: str) -> bool:
+    """Whether an error is about the JSON schema of a request. Some servers say so with status 500."""
+    return re.search(r"response_format|json_schema", message) is not None
+
+
 def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
     """Seconds that a `Retry-After` header asks for (a number or an HTTP date); None if it says nothing."""
     if header is None:

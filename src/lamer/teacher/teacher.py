@@ -31,7 +31,8 @@ from lamer.teacher.session import Item, Session
 
 Result = TypeVar("Result")
 ReplyFunction = Callable[..., str]
-"""`reply(messages) -> str`, or `reply(messages, **sampling) -> str` with model, temperature, max_tokens, seed."""
+"""`reply(messages) -> str`, or `reply(messages, **sampling) -> str` with model, temperature, max_tokens, seed and
+what else the request holds (`response_format` where JSON is asked for)."""
 
 
 class Teacher:
@@ -86,6 +87,11 @@ class Teacher:
     def model(self) -> str:
         """The model's name."""
         return self.settings.model
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a function of this process."""
+        return isinstance(self._backend, _Local)
 
     def ask(self, requests: Iterable[Request], on_reply: OnReply | None = None) -> dict[str, Reply]:
         """All replies by key. `on_reply` is called as each arrives; order of arrival has no meaning.
@@ -147,7 +153,7 @@ class Teacher:
 
     def body(self, request: Request) -> dict[str, Any]:
         """Everything that decides the reply."""
-        return {
+        body = {
             "model": self.settings.model,
             "messages": list(request.messages),
             "temperature": self.settings.temperature,
@@ -155,6 +161,8 @@ class Teacher:
             "seed": request.seed,
             "template": request.template,
         }
+        optional = {"top_p": self.settings.top_p, "response_format": request.response_format}
+        return body | {name: value for name, value in optional.items() if value is not None}
 
 
 class _Local:
@@ -173,7 +181,7 @@ class _Local:
         """Call the function."""
         started = time.monotonic()
         messages = [dict(message) for message in request["messages"]]
-        sampling = {key: request[key] for key in ("model", "temperature", "max_tokens", "seed")}
+        sampling = {key: value for key, value in request.items() if key not in ("messages", "template")}
         text = self._function(messages, **sampling) if self._takes_sampling else self._function(messages)
         return Answer(storable(text) or None, "stop", seconds=time.monotonic() - started)
 

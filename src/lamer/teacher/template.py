@@ -13,11 +13,17 @@ _BRACES = re.compile(r"\{(\w*)\}|[{}]")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A text with `{placeholders}`, each known and each there."""
+    """A text with `{placeholders}`, each known and each there.
+
+    Raises:
+        UsageError: In one line, naming the template and the placeholder that is unknown or missing.
+    """
 
     name: str
     text: str
     known: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    """Those of the known ones that may be missing."""
 
     def __post_init__(self) -> None:
         found = set()
@@ -30,7 +36,7 @@ class Template:
                     + ", ".join(f"{{{key}}}" for key in self.known)
                 )
             found.add(name)
-        missing = [key for key in self.known if key not in found]
+        missing = [key for key in self.known if key not in found and key not in self.optional]
         if missing:
             raise UsageError(f"{self.name}: placeholder {{{missing[0]}}} is missing; add it to the template")
 
@@ -43,6 +49,10 @@ class Template:
         if set(values) != set(self.known):
             raise ValueError(f"{self.name}: needs values for {self.known}, got {tuple(values)}")
         return _BRACES.sub(lambda match: str(values[match[1]]), self.text)
+
+    def has(self, placeholder: str) -> bool:
+        """Whether the text holds `{placeholder}`."""
+        return f"{{{placeholder}}}" in self.text
 
     @property
     def hash(self) -> str:
