@@ -3,9 +3,13 @@
 templates   the teacher's prompts, text files with strict placeholders
 parse       reply -> items (pure)
 words       texts as words (pure)
-duplicates  near-duplicates among questions (pure)
+quotes, verdicts    is a fact quoted, what does an explanation call right? (pure)
+duplicates, paraphrases     near-duplicates by words (pure) and by meaning
+contamination       what held-out files and an example share
 checks      is an item an example? letters (pure)
-synthesize  units -> examples, round by round
+advice      what the teacher is told about items that were turned down (pure)
+units, synthesize   units -> examples, round by round
+accounting  counts that balance, shortages, notes (pure)
 export      training data for other trainers
 stage       the stage of a run
 """
