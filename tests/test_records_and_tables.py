@@ -112,3 +112,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, monke
     with pytest.raises(RunError, match=r"cannot write \(No space left on device\)"):
         write_atomically(target, b"x" * 10_000_000)
     assert not target.exists()
+
+
+def test_a_table_of_examples_without_the_later_columns_still_loads(tmp_path):
+    import pyarrow.parquet as pq
+
+    example = Example("u#0", "u", 0.5, "q", ("a", "b"), 0, "e", "kept", None, "raw", "teacher")
+    (tmp_path / "examples").mkdir()
+    old = to_arrow([example], Example).drop_columns(["detail"])
+    pq.write_table(old, tmp_path / "examples" / "shard-00000.parquet")
+    assert list(Table(tmp_path / "examples", Example)) == [example]

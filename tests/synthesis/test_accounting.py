@@ -18,7 +18,7 @@ from lamer.synthesis.accounting import imbalances, told_shortage
 from lamer.synthesis.advice import ADVICE, advice
 from lamer.synthesis.checks import Refusal
 from lamer.synthesis.parse import parse
-from lamer.synthesis.stage import synthesize
+from lamer.synthesis.stage import contamination_notes, synthesize
 from lamer.synthesis.synthesize import Synthesis, write_examples
 from lamer.teacher.ledger import Ledger
 from lamer.teacher.requests import Failure
@@ -231,6 +231,22 @@ def test_examples_that_repeat_a_held_out_item_are_refused_and_named(tmp_path, so
                 assert found[0].question == first
                 assert found[0].detail.startswith("bench.jsonl, line 1 (b1): ")
                 assert result.counts["held_out"]["items"] == 1
+
+
+def test_an_evaluation_file_named_after_synthesis_costs_a_note(tmp_path):
+    bench = tmp_path / "bench.jsonl"
+    with Run.open(tmp_path / "run") as run, TeacherServer(write) as server:
+        fill_run(run, 4)
+        config = config_for(server.base_url)
+        synthesize(run, config)
+        assert contamination_notes(run, config) == []
+        last = list(run.table("examples", Example))[-1]
+        bench.write_text(json.dumps({"question": last.question, "options": ["x", "y"], "answer": "A"}) + "\n")
+        later = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"path": [str(bench)]})})
+        (note,) = contamination_notes(run, later)
+    assert note.startswith(
+        f"1 of 10 training examples repeat held-out items, first: {last.id} repeats bench.jsonl"
+    )
 
 
 def test_a_request_given_up_is_a_shortage_with_the_error(tmp_path):

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamer.config import load_config
 from lamer.errors import DataError
+from lamer.pipeline import _own_dependencies, stage_named
 from lamer.synthesis.contamination import (
     LONG,
     MAX_ITEMS,
@@ -226,3 +228,19 @@ def test_files_of_the_same_name_are_told_apart(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'none.jsonl'}: no such file")):
         list(read_held_out([str(tmp_path / "none.jsonl")]))
+
+
+def test_a_run_depends_on_the_held_out_files_and_not_on_where_they_lie(tmp_path):
+    def depends(**settings) -> dict:
+        config = load_config({"synthesize": settings, "evaluate": {"path": [str(tmp_path / "not there")]}})
+        return _own_dependencies(stage_named("synthesize"), config)
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.jsonl").write_text('{"question": "q"}\n')
+    first, second = (depends(held_out=[str(tmp_path / folder / "test.jsonl")]) for folder in ("a", "b"))
+    assert first == second != depends()
+    (tmp_path / "b" / "test.jsonl").write_text('{"question": "other"}\n')
+    assert depends(held_out=[str(tmp_path / "b" / "test.jsonl")]) != first
+    assert depends(held_out=[str(tmp_path / "gone.jsonl")], decontaminate=False) == depends(decontaminate=False)
+    assert depends(decontaminate=False) != depends()

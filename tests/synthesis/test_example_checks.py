@@ -133,7 +133,9 @@ def test_other_spellings_hide_no_quotation(fact, text):
         ("It doesn't melt", "It does not melt", True), ("**hot**", "hot", True), ("The river", "river", True),
         ("-3", "3", False), ("[0, 1)", "[0, 1]", False), ("x - y", "x y", False), ("-x", "x", False),
         ("Vitamin A", "Vitamin", False), ("a", "", False), ("the dog", "the dog and the cat", False),
-        ("0.5", "0,5", False), ("x^2", "x 2", False),
+        ("0.5", "0,5", False), ("x^2", "x 2", False), ("BB Bb", "Bb bb", False),
+        ("BBEe will do", "BbEe will do", False), ("**", "//", False), ("**", "", False), (" ?! ", "", True),
+        ("IT WAS NO DOG", "it was no dog", True), ("He ran", "he ran", True),
     ],
 )  # fmt: skip
 def test_options_that_say_the_same(first, second, same):
@@ -228,6 +230,14 @@ CLAIMS = [
 @pytest.mark.parametrize(("explanation", "answer", "expected"), CLAIMS)
 def test_an_explanation_that_contradicts_the_answer(explanation, answer, expected):
     assert contradicts(explanation, answer, OPTIONS) is expected
+
+
+def test_a_calculation_that_begins_with_another_option_is_no_contradiction():
+    numbers = ("4", "12", "-3")
+    assert not contradicts("The answer is 4 * 3 = 12.", 1, numbers)
+    assert not contradicts("So the answer is 12.0 or rather 12.", 1, numbers)
+    assert contradicts("4 * 3 = 12, so the answer is 12.", 0, numbers)
+    assert not contradicts("7 - 10 gives it: the answer is -3.", 2, numbers)
 
 
 @given(st.text(st.sampled_from("ABCabc ().,:isnotrghwe\n*'’&"), max_size=80) | st.text(max_size=80))

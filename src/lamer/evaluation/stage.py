@@ -16,6 +16,7 @@ from lamer.progress import ProgressBar
 from lamer.records import Deficiency, Prediction
 from lamer.run import Run, StageResult
 from lamer.scoring.model import load_model
+from lamer.synthesis.stage import contamination_notes
 from lamer.tables import Table
 
 BASE = "base"
@@ -58,7 +59,8 @@ def evaluate_methods(run: Run, config: Config, methods: Mapping[str, Path | None
     with ProgressBar("evaluate", total=len(samples) * len(methods), unit="samples") as bar:
         for number, (method, adapter) in enumerate(methods.items()):
             _answer(table, number * len(chunks), chunks, config, (method, adapter), bar)
-    return _result(table, config, list(methods), len(chunks))
+    result = _result(table, config, list(methods), len(chunks))
+    return StageResult(result.counts, [*result.notes, *contamination_notes(run, config)])
 
 
 def _chunks(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:

@@ -5,9 +5,13 @@ schema      a reply in JSON (pure)
 style       text or JSON, settled once a stage
 parse       reply -> items (pure): parse_text, parse_json; labels, options, answers, markup, items
 words       texts as words (pure)
-duplicates  near-duplicates among questions (pure)
+quotes, verdicts    is a fact quoted, what does an explanation call right? (pure)
+duplicates, paraphrases     near-duplicates by words (pure) and by meaning
+contamination       what held-out files and an example share
 checks      is an item an example? letters (pure)
-synthesize  units -> examples, round by round
+advice      what the teacher is told about items that were turned down (pure)
+units, synthesize   units -> examples, round by round
+accounting  counts that balance, shortages, notes (pure)
 export      training data for other trainers
 stage       the stage of a run
 """

@@ -39,7 +39,7 @@ class Paraphrases:
 
     @classmethod
     def load(cls, settings: SynthesizeSettings, retrieve: RetrieveSettings) -> Paraphrases | None:
-        """With the encoder that the settings name, on the devices of retrieval; None when they name none.
+        """With the encoder that the settings name, on the first device of retrieval; None when they name none.
 
         Raises:
             UsageError: If the extra `dense` is not installed.
@@ -49,7 +49,8 @@ class Paraphrases:
             return None
         from lamer.knowledge.encoders import Encoder
 
-        chosen = retrieve.model_copy(update={"encoder": settings.encoder, "query_instruction": ""})
+        one_device = {"devices": retrieve.devices[:1]}
+        chosen = retrieve.model_copy(update={"encoder": settings.encoder, "query_instruction": "", **one_device})
         try:
             encoder = Encoder.load(chosen)
         except ModelError as error:

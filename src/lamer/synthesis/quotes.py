@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from lamer.synthesis.words import ARTICLES, contains, ngrams, plain_words, stem, without_invisible
+from lamer.synthesis.words import ARTICLES, STOP_WORDS, contains, ngrams, plain_words, stem, without_invisible
 
 QUOTE_NGRAM = 3
 QUOTE_SHARE = 0.7
@@ -95,13 +95,21 @@ def is_said_verbatim(fact: str, text: str) -> bool:
 def option_key(option: str) -> str:
     """What two options that are the same share; empty for an empty one.
 
-    Case, articles in front of a word, punctuation around words, contractions and the way numbers are written do
-    not count; signs, brackets and everything inside a word do (`-3` is not `3`, `[0, 1)` is not `[0, 1]`).
+    Articles in front of a word, punctuation around words, contractions, the case of words and the way numbers are
+    written do not count; signs, brackets, everything inside a word and the case of symbols do (`-3` is not `3`,
+    `[0, 1)` is not `[0, 1]`, `Bb` is not `bb`).
     """
-    folded = unicodedata.normalize("NFKC", without_invisible(option)).casefold()
-    words = [word for token in _HYPHEN.sub(" ", folded).split() if (word := token.strip(_ENDS))]
+    plain = _HYPHEN.sub(" ", unicodedata.normalize("NFKC", without_invisible(option)))
+    words = [_folded(word) for token in plain.split() if (word := token.strip(_ENDS))]
     kept = [word for word, after in zip(words, [*words[1:], ""]) if word not in ARTICLES or not after]
-    return " ".join(same_numbers(kept))
+    return " ".join(same_numbers(kept)) or option.strip(" .,;:!?")
+
+
+def _folded(word: str) -> str:
+    """Lower case, but for symbols: what has less than three letters and is no common word, or changes its case."""
+    lower = word.casefold()
+    is_word = lower in STOP_WORDS or lower == "no" or (len(word) > 2 and word[1:] in (lower[1:], word[1:].upper()))
+    return lower if is_word else word
 
 
 def is_about_options(option: str, letters: str) -> bool:

@@ -72,10 +72,39 @@ def load_held_out(config: Config) -> HeldOut | None:
     Raises:
         DataError: If a file cannot be read.
     """
+    return _index(config) if config.synthesize.decontaminate else None
+
+
+def _index(config: Config) -> HeldOut | None:
     paths = list(dict.fromkeys([*config.evaluate.path, *config.synthesize.held_out]))
-    if not paths or not config.synthesize.decontaminate:
-        return None
-    return HeldOut(read_held_out(paths), load_template(config.synthesize.prompt).text)
+    return HeldOut(read_held_out(paths), load_template(config.synthesize.prompt).text) if paths else None
+
+
+def contamination_notes(run: Run, config: Config) -> list[str]:
+    """Whether kept examples of the run repeat the held-out files as they are now.
+
+    Synthesis sees to it that none does. One does where the check was off, or where a file was named or changed
+    only afterwards, which is allowed: it costs a note and no second training.
+    """
+    held_out = _index(config)
+    kept = [example for example in run.table("examples", Example) if example.status == "kept"]
+    if held_out is None or not kept:
+        return []
+    units = {unit.id: unit for unit in run.table("deficiencies", Deficiency)}
+    _, facts = _needed(run, list(units.values()))
+    found = []
+    for example in kept:
+        unit = units.get(example.deficiency_id or "")
+        fact = facts[unit.fact_id].text if unit is not None and unit.fact_id in facts else ""
+        overlap = held_out.find(example.question, example.options, example.explanation, fact)
+        found += [] if overlap is None else [f"{example.id} repeats {overlap}"]
+    if not found:
+        return []
+    return [
+        f"{len(found)} of {len(kept)} training examples repeat held-out items, first: {found[0]}; the check was "
+        "off, or the file is newer than the examples: --restart-from synthesize has others written, paid replies "
+        "are kept"
+    ]
 
 
 def synthesize_units(

@@ -50,6 +50,7 @@ _TOLD = re.compile(
     r"(?P<end>\s*(?:[.,;:!?)\n–—-]|$)|\s+(?:because|since|as|for|which|and|or)\b)?",
     re.IGNORECASE,
 )
+_CLAUSE_END = re.compile(r"[.,;:!?](?=\s|$|[\"'”’])|\n|\s(?:because|since|as|for|which|and|so)\s")
 _ONE = re.compile(r"(?<![A-Za-z])([A-Za-z])(?![A-Za-z])")
 _NOT_VERB = re.compile(r"n['’]?o?t\b", re.IGNORECASE)
 _WRONG_WORDS = frozenset({"incorrect", "wrong", "false"})
@@ -103,14 +104,10 @@ def _named_after(text: str, start: int) -> int | None:
 
 
 def _told_after(text: str, answer: int, options: Sequence[str]) -> int | None:
-    """The option whose words stand here; the answer where several fit equally well, None for none."""
-    told = plain_words(text)
-    best, length = None, 0
-    for index, option in enumerate(options):
-        words = plain_words(option)
-        if words and told[: len(words)] == words and (len(words) > length or index == answer):
-            best, length = index, max(length, len(words))
-    return best
+    """The option that the text up to the end of the clause is; the answer where it fits as well, None for none."""
+    clause = plain_words(_CLAUSE_END.split(text, maxsplit=1)[0])
+    fitting = [index for index, option in enumerate(options) if clause and plain_words(option) == clause]
+    return answer if answer in fitting else next(iter(fitting), None)
 
 
 def _indices(letters: str) -> Iterator[int]:
