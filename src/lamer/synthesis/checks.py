@@ -18,6 +18,18 @@
 | duplicate | a near-duplicate of an example already kept in this run |
 | surplus | fine, but more than was asked for |
 
+What `lamer.synthesis.verify` adds, where it is switched on:
+
+| reason | what it means |
+|---|---|
+| not easier with the fact | the fact does not make the answer more probable for the model under diagnosis |
+| student cannot read it | the model cannot score it (too long for it) |
+| blind answers disagree | asked again without the answer, the teacher gives another one too often |
+| judge: not one right option, judge: wrong answer, judge: explanation does not support the answer, \
+judge: fact not needed | the independent judge says so |
+| judge unreadable | the judge's reply is no verdict |
+| not verified | a server did not answer |
+
 Also here: the letters of the right answers are made uniform over the run.
 """
 
@@ -46,6 +58,8 @@ FACT_QUOTED = "fact quoted"
 COPIES_REFERENCE = "copies reference"
 DUPLICATE = "duplicate"
 SURPLUS = "surplus"
+BLOCKED = frozenset({DUPLICATE, SURPLUS})
+"""Reasons that fall away when an example kept before is dropped."""
 
 MAX_QUESTION_LENGTH = 1500
 MAX_OPTION_LENGTH = 400
@@ -158,6 +172,10 @@ class RunChecks:
         assert item.answer_index is not None
         self._kept.add(subject_of(item.question, item.options, fact))
         return Kept(item.question, item.options, item.answer_index, item.explanation, item.raw)
+
+    def drop(self, kept: Kept, fact: str) -> None:
+        """Forget an item that was kept: it blocks no later one."""
+        self._kept.remove(subject_of(kept.question, kept.options, fact))
 
 
 # Letters
