@@ -50,7 +50,10 @@ STAGES: tuple[Stage, ...] = (
         ("diagnoses", "placebos", "precision.json"),
     ),
     Stage("select", "lamer.diagnosis.stage:select", ("select",), ("deficiencies",)),
-    Stage("synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",), ("examples", "examples.jsonl")),
+    Stage(
+        "synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",),
+        ("examples", "examples.jsonl", "student.json"),
+    ),
     Stage("train", "lamer.training.stage:train", ("train",), ("adapter", "training")),
     Stage("evaluate", "lamer.evaluation.stage:evaluate", ("evaluate",), ("predictions", "stories.jsonl")),
     Stage("report", "lamer.report.stage:report", (), ("report.html",)),
@@ -121,7 +124,7 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
         name: value
         for name, value in flatten(config).items()
         if f"{name}.".startswith(tuple(own))
-        and name not in HARMLESS
+        and name.replace("synthesize.verify.judge.", "synthesize.teacher.") not in HARMLESS
         and not name.endswith((".path", ".documents"))
     }
     if stage.name == "retrieve":
@@ -134,6 +137,7 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
         from lamer.synthesis.templates import template_hash
 
         leaves["synthesize.template"] = template_hash(config.synthesize.prompt)
+        leaves |= _verification(config)
     if stage.name == "retrieve" and config.retrieve.method == "teacher":
         from lamer.knowledge.math_facts import math_prompt_hash
 
@@ -147,6 +151,19 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
 
         leaves["facts.template"] = document_prompt_hash()
     return leaves
+
+
+def _verification(config: Config) -> dict[str, str]:
+    """The prompts of the checks that are switched on."""
+    from lamer.synthesis.blind import blind_template
+    from lamer.synthesis.judge import judge_template
+
+    settings, templates = config.synthesize.verify, {}
+    if settings.self_answer:
+        templates["self_answer"] = blind_template(sees_fact=settings.self_answer_sees_fact)
+    if settings.judge is not None:
+        templates["judge"] = judge_template()
+    return {f"synthesize.verify.{name}.template": template.hash for name, template in templates.items()}
 
 
 def extracts_by_teacher(config: Config) -> bool:
@@ -258,6 +275,8 @@ def _check_teacher(run: Run, config: Config, chosen: Sequence[Stage]) -> None:
         from lamer.teacher.key import check_teacher
 
         check_teacher(config.synthesize.teacher)
+        if config.synthesize.verify.judge is not None:
+            check_teacher(config.synthesize.verify.judge, "synthesize.verify.judge")
 
 
 def _forget_fruitless(run: Run, stages: Sequence[Stage]) -> None:

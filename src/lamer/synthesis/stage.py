@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lamer.config import Config
+from lamer.errors import UsageError
 from lamer.records import Deficiency, Example, Fact, Query
 from lamer.run import Run, StageResult
+from lamer.synthesis.blind import BlindCheck
 from lamer.synthesis.export import export_trl
+from lamer.synthesis.judge import JudgeCheck
+from lamer.synthesis.student import FILE, StudentCheck, open_student
 from lamer.synthesis.synthesize import write_examples
+from lamer.synthesis.verify import Check, Verifier
 from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.teacher.teacher import Teacher
 
@@ -20,6 +25,36 @@ EXPORT = "examples.jsonl"
 def open_ledger(run: Run) -> Ledger:
     """The run's ledger of teacher requests, to be closed by the caller."""
     return Ledger(run.path / LEDGER)
+
+
+def open_verifier(run: Run, config: Config, teacher: Teacher, progress: str = "synthesize") -> Verifier | None:
+    """The checks that `synthesize.verify` switches on, the cheapest first; None when it switches on none.
+
+    Nothing is asked and no model loaded before there is an example to check.
+
+    Args:
+        run: An open run; what the student test measures is kept there.
+        config: The resolved settings.
+        teacher: Who answers its own questions; the judge's replies go into the same ledger.
+        progress: What the progress bars say; empty for none.
+    """
+    settings = config.synthesize.verify
+    checks: list[Check] = []
+    if settings.student:
+        checks.append(StudentCheck(lambda: open_student(run, config), config.diagnose, run.path / FILE))
+    if settings.self_answer:
+        checks.append(
+            BlindCheck(
+                teacher,
+                settings.self_answer,
+                settings.agreement,
+                config.seed,
+                sees_fact=settings.self_answer_sees_fact,
+            )
+        )
+    if settings.judge is not None:
+        checks.append(JudgeCheck(Teacher(settings.judge, teacher.ledger), config.seed))
+    return Verifier(checks, progress) if checks else None
 
 
 def synthesize(run: Run, config: Config, teacher: Teacher | None = None) -> StageResult:
@@ -41,11 +76,14 @@ def synthesize(run: Run, config: Config, teacher: Teacher | None = None) -> Stag
     queries, facts = _needed(run, units)
     with open_ledger(run) as ledger:
         asked = teacher or Teacher(config.synthesize.teacher, ledger)
-        result = write_examples(units, queries, facts, config, asked)
+        verifier = open_verifier(run, config, asked)
+        result = write_examples(units, queries, facts, config, asked, verifier=verifier)
     _write_table(run, units, result.examples)
     num_exported = export_trl(result.examples, config.prompt, run.path / EXPORT)
     notes = [] if units else ["no deficiencies: nothing to write examples for"]
-    return StageResult({**result.counts, "exported": num_exported}, [*notes, *result.notes])
+    verification = {"verification": verifier.counts()} if verifier is not None else {}
+    counts = {**result.counts, **verification, "exported": num_exported}
+    return StageResult(counts, [*notes, *result.notes])
 
 
 def synthesize_units(
@@ -58,11 +96,18 @@ def synthesize_units(
     random_facts: bool = False,
     teacher: Teacher | None = None,
     progress: str = "synthesize",
+    verifier: Verifier | None = None,
 ) -> list[Example]:
-    """Examples for any list of units, kept and rejected ones; see `write_examples`."""
+    """Examples for any list of units, kept and rejected ones; see `write_examples`.
+
+    Raises:
+        UsageError: If the settings ask for verification and no verifier is given (see `open_verifier`).
+    """
     asked = teacher or Teacher(config.synthesize.teacher, ledger)
+    if verifier is None and config.synthesize.verify.is_on:
+        raise UsageError("synthesize.verify is switched on: synthesize_units needs the verifier of open_verifier")
     return write_examples(
-        units, queries, facts, config, asked, random_facts=random_facts, progress=progress
+        units, queries, facts, config, asked, random_facts=random_facts, progress=progress, verifier=verifier
     ).examples
 
 

@@ -17,6 +17,7 @@ from lamer.errors import DataError, TeacherError
 from lamer.progress import ProgressBar
 from lamer.records import Deficiency, Example, Fact, Query
 from lamer.synthesis.checks import (
+    BLOCKED,
     FILTERED,
     SURPLUS,
     TRUNCATED,
@@ -29,6 +30,7 @@ from lamer.synthesis.checks import (
 from lamer.synthesis.duplicates import Subject, subject_of
 from lamer.synthesis.parse import LETTERS, ParsedItem, parse
 from lamer.synthesis.templates import build_prompt, template_hash
+from lamer.synthesis.verify import NOT_VERIFIED, Case, Verifier
 from lamer.teacher.requests import Reply, Request, user_message
 from lamer.teacher.teacher import Teacher
 
@@ -68,6 +70,8 @@ class Unit:
     query: Query | None
     reference: Subject | None
     kept: list[Kept] = field(default_factory=list)
+    unverified: list[tuple[ParsedItem, Kept]] = field(default_factory=list)
+    """Those of `kept` that the verifier has not seen."""
     rejected: list[Rejected] = field(default_factory=list)
     num_replies: int = 0
     last_error: str | None = None
@@ -99,6 +103,7 @@ def write_examples(
     *,
     random_facts: bool = False,
     progress: str = "synthesize",
+    verifier: Verifier | None = None,
 ) -> Synthesis:
     """Ask the teacher until every quota is met or the tries are used up.
 
@@ -111,6 +116,7 @@ def write_examples(
         teacher: Whom to ask.
         random_facts: The units are no deficiencies: their examples carry no deficiency and no relative entropy.
         progress: What the progress bar says; empty for none.
+        verifier: The checks that cost calls or model time, applied to what a round keeps; None for none.
 
     Raises:
         DataError: If a unit names a query or fact that is not there.
@@ -131,6 +137,8 @@ def write_examples(
             )
         for unit, reply in zip(lacking, replies):
             _take(unit, reply, settings.num_options, checks, tally)
+        if verifier is not None:
+            _verify(lacking, checks, verifier)
     examples = _examples(work, config.seed, teacher.model, random_facts=random_facts)
     return Synthesis(examples, _counts(work, examples, tally), _notes(work, tally))
 
@@ -182,12 +190,49 @@ def _take(unit: Unit, reply: Reply, num_options: int, checks: RunChecks, tally: 
     is_cut = reply.finish_reason == "length"
     for item in items:
         reason = structural_reason(item, num_options, is_cut=is_cut)
-        reason = reason or checks.reason(item, unit.fact.text, unit.reference)
-        reason = reason or (SURPLUS if unit.missing <= 0 else None)
         if reason is None:
-            unit.kept.append(checks.keep(item, unit.fact.text))
+            _consider(unit, item, checks)
         else:
             unit.rejected.append(Rejected(item, reason, item.raw))
+
+
+def _consider(unit: Unit, item: ParsedItem, checks: RunChecks) -> None:
+    """Keep an item that is sound in itself, or turn it down for what the run holds already."""
+    reason = checks.reason(item, unit.fact.text, unit.reference)
+    reason = reason or (SURPLUS if unit.missing <= 0 else None)
+    if reason is None:
+        kept = checks.keep(item, unit.fact.text)
+        unit.kept.append(kept)
+        unit.unverified.append((item, kept))
+    else:
+        unit.rejected.append(Rejected(item, reason, item.raw))
+
+
+def _verify(units: Sequence[Unit], checks: RunChecks, verifier: Verifier) -> None:
+    """Verify what the round kept. What fails leaves, and what it alone stood in the way of is considered anew."""
+    while fresh := [(unit, item, kept) for unit in units for item, kept in unit.unverified]:
+        reasons: list[str | None] = [NOT_VERIFIED] * len(fresh)
+        try:
+            reasons = verifier.reasons([Case(unit.fact.text, kept) for unit, _, kept in fresh])
+        finally:
+            for (unit, item, kept), reason in zip(fresh, reasons):
+                if reason is not None:
+                    _withdraw(unit, item, kept, reason, checks)
+            for unit in units:
+                unit.unverified.clear()
+        if any(reasons):
+            for unit in units:
+                blocked = [rejected for rejected in unit.rejected if rejected.reason in BLOCKED]
+                unit.rejected = [rejected for rejected in unit.rejected if rejected.reason not in BLOCKED]
+                for rejected in blocked:
+                    assert rejected.item is not None
+                    _consider(unit, rejected.item, checks)
+
+
+def _withdraw(unit: Unit, item: ParsedItem, kept: Kept, reason: str, checks: RunChecks) -> None:
+    unit.kept.remove(kept)
+    checks.drop(kept, unit.fact.text)
+    unit.rejected.append(Rejected(item, reason, item.raw))
 
 
 def _unparsed_reason(reply: Reply) -> str:
