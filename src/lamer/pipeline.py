@@ -50,10 +50,7 @@ STAGES: tuple[Stage, ...] = (
         ("diagnoses", "placebos", "precision.json"),
     ),
     Stage("select", "lamer.diagnosis.stage:select", ("select",), ("deficiencies",)),
-    Stage(
-        "synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",),
-        ("examples", "examples.jsonl", "student.json"),
-    ),
+    Stage("synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",), ("examples", "examples.jsonl")),
     Stage("train", "lamer.training.stage:train", ("train",), ("adapter", "training")),
     Stage("evaluate", "lamer.evaluation.stage:evaluate", ("evaluate",), ("predictions", "stories.jsonl")),
     Stage("report", "lamer.report.stage:report", (), ("report.html",)),
@@ -142,6 +139,10 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
         from lamer.knowledge.math_facts import math_prompt_hash
 
         leaves["retrieve.template"] = math_prompt_hash()
+        if config.retrieve.self_answer:
+            from lamer.synthesis.blind import blind_template
+
+            leaves["retrieve.self_answer.template"] = blind_template().hash
     if stage.name == "retrieve" and config.facts.documents:
         from lamer.knowledge.documents import documents_digest
 
