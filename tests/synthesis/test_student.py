@@ -110,7 +110,7 @@ def test_an_example_beyond_the_models_context_is_not_kept():
 
 
 def test_a_second_start_measures_nothing_again_and_says_the_same(tmp_path):
-    file = tmp_path / "student.json"
+    file = tmp_path / "_student.json"
     first = StudentCheck(tools, DiagnoseSettings(shard_size=3), file)
     found = first.reasons(cases())
     opened = []
@@ -138,9 +138,9 @@ def test_the_same_question_on_another_fact_is_measured_anew():
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"a": {"log_prior": [0.0]}}'])
 def test_a_broken_file_is_named(tmp_path, content):
-    file = tmp_path / "student.json"
+    file = tmp_path / "_student.json"
     file.write_text(content)
-    with pytest.raises(RunError, match=r"student\.json: cannot be read .*delete it"):
+    with pytest.raises(RunError, match=r"_student\.json: cannot be read .*delete it"):
         StudentCheck(tools, DiagnoseSettings(), file)
 
 

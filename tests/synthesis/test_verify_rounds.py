@@ -319,8 +319,8 @@ def test_nothing_is_switched_on_by_default(tmp_path):
         fill_run(run, 4)
         result = stage_with(run, server)
         assert server.num_replies == 4
-    assert "verification" not in result.counts
-    assert not (tmp_path / "run" / "student.json").exists()
+        assert "verification" not in result.counts
+        assert not (run.table("examples", Example).folder / "_student.json").exists()
 
 
 def test_examples_from_random_facts_are_verified_as_well(tmp_path):

@@ -41,7 +41,8 @@ def open_verifier(run: Run, config: Config, teacher: Teacher, progress: str = "s
     settings = config.synthesize.verify
     checks: list[Check] = []
     if settings.student:
-        checks.append(StudentCheck(lambda: open_student(run, config), config.diagnose, run.path / FILE))
+        file = run.table("examples", Example).folder / FILE
+        checks.append(StudentCheck(lambda: open_student(run, config), config.diagnose, file))
     if settings.self_answer:
         checks.append(
             BlindCheck(

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 NOT_EASIER = "not easier with the fact"
 NOT_READ = "student cannot read it"
-FILE = "student.json"
-"""In the run directory: what was measured, so that a second start does not measure it a hair differently."""
+FILE = "_student.json"
+"""Beside the shards of the table of examples, whose readers pass over such a name: what was measured, so that a
+second start does not measure it a hair differently."""
 
 
 @dataclass(frozen=True, slots=True)
