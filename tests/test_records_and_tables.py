@@ -22,7 +22,9 @@ DESIGN = {
     "diagnoses": "query_id fact_id candidates candidate_origin log_prior log_posterior logprob_prior "
     "logprob_posterior num_tokens relative_entropy tier transition p_value reason",
     "deficiencies": "id query_id fact_id relative_entropy tier quota",
-    "examples": "id deficiency_id relative_entropy question options answer explanation status reason raw teacher",
+    "examples": "id deficiency_id relative_entropy question options answer explanation status reason raw teacher "
+    "detail",
+    "shortages": "deficiency_id query_id fact_id tier requested kept num_replies reasons counts error",
 }
 
 

@@ -406,6 +406,9 @@ class SynthesizeSettings(Settings):
     encoder_similarity: float = Field(
         0.92, gt=0, le=1, description="cosine similarity at which the encoder calls a question a duplicate"
     )
+    decontaminate: bool = Field(
+        True, description="reject examples that repeat n-grams of evaluate.path and of held_out files"
+    )
     held_out: list[str] = Field(
         default_factory=list,
         description="further files (JSONL or text) that no example may repeat, besides evaluate.path",

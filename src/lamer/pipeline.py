@@ -50,7 +50,10 @@ STAGES: tuple[Stage, ...] = (
         ("diagnoses", "placebos", "precision.json"),
     ),
     Stage("select", "lamer.diagnosis.stage:select", ("select",), ("deficiencies",)),
-    Stage("synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",), ("examples", "examples.jsonl")),
+    Stage(
+        "synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",),
+        ("examples", "shortages", "examples.jsonl"),
+    ),
     Stage("train", "lamer.training.stage:train", ("train",), ("adapter", "training")),
     Stage("evaluate", "lamer.evaluation.stage:evaluate", ("evaluate",), ("predictions", "stories.jsonl")),
     Stage("report", "lamer.report.stage:report", (), ("report.html",)),
@@ -131,10 +134,15 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
     if stage.name == "diagnose":
         leaves |= _model(config)
     if stage.name == "synthesize":
+        from lamer.synthesis.advice import load_retry
         from lamer.synthesis.templates import template_hash
 
         leaves["synthesize.template"] = template_hash(config.synthesize.prompt)
         leaves |= _verification(config)
+        leaves["synthesize.retry_template"] = load_retry().hash
+        del leaves["synthesize.held_out"]
+        if config.synthesize.decontaminate:
+            leaves |= _contents(config.synthesize.held_out, "held_out")
     if stage.name == "retrieve" and config.retrieve.method == "teacher":
         from lamer.knowledge.math_facts import math_prompt_hash
 
@@ -183,9 +191,9 @@ def _model(config: Config) -> dict[str, str]:
     }
 
 
-def _contents(paths: Sequence[str]) -> dict[str, str]:
+def _contents(paths: Sequence[str], kind: str = "file") -> dict[str, str]:
     """Digests of data files, in the order given, under their names."""
-    return {f"file.{number}.{Path(path).name}": _content(path) for number, path in enumerate(paths)}
+    return {f"{kind}.{number}.{Path(path).name}": _content(path) for number, path in enumerate(paths)}
 
 
 def _content(path: str) -> str:

@@ -142,6 +142,28 @@ class Example:
     """The teacher's own words for this item."""
     teacher: str
     """The teacher model's name."""
+    detail: str | None = None
+    """More about the reason: the held-out item that it repeats, say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """A deficiency that got fewer examples than its quota."""
+
+    deficiency_id: str
+    query_id: str
+    fact_id: str
+    tier: Tier
+    requested: int
+    kept: int
+    num_replies: int
+    """Replies of the teacher that were read for it."""
+    reasons: tuple[str, ...]
+    """Why its other items were rejected, the most frequent first."""
+    counts: tuple[int, ...]
+    """How many items each of `reasons` rejected."""
+    error: str | None = None
+    """The last request that the teacher did not answer, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +187,7 @@ class Prediction:
     """The option with the highest log-likelihood, as a letter; None for samples without options."""
 
 
-AnyRecord = Query | Passage | Fact | Match | Diagnosis | Deficiency | Example | Prediction
+AnyRecord = Query | Passage | Fact | Match | Diagnosis | Deficiency | Example | Shortage | Prediction
 Record = TypeVar("Record")
 
 TABLES: dict[str, type[AnyRecord]] = {
@@ -177,6 +199,7 @@ TABLES: dict[str, type[AnyRecord]] = {
     "placebos": Diagnosis,
     "deficiencies": Deficiency,
     "examples": Example,
+    "shortages": Shortage,
     "predictions": Prediction,
 }
 

@@ -63,7 +63,9 @@ def verified(folder, error_rate: float = 0.4, **verify) -> tuple[Synthesis, dict
         with Ledger(folder / "teacher.sqlite") as ledger:
             asked = Teacher(config.synthesize.teacher, ledger)
             verifier = open_verifier(run, config, asked, "")
-            result = write_examples(units, {}, facts, config, asked, progress="", verifier=verifier)
+            result = write_examples(
+                units, {}, facts, config, asked, progress="", verify=verifier.refusals if verifier else None
+            )
     return result, verifier.counts() if verifier is not None else {}
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamer.config import Config, to_yaml
-from lamer.records import Deficiency, Diagnosis, Example, Fact, Query
+from lamer.records import Deficiency, Diagnosis, Example, Fact, Query, Shortage
 from lamer.report.data import read_report
 from lamer.report.histogram import bars, svg
 from lamer.report.stage import report
@@ -102,3 +102,21 @@ def test_values_fall_where_they_belong():
 
 def test_the_histogram_names_its_pairs():
     assert re.search(r"Histogram of relative entropy over 2 pairs", svg([0.2, 3.0]))
+
+
+def test_the_report_lists_every_short_deficiency_and_the_accounting(run):
+    counts = {
+        "requested": 9, "kept": 1, "short": 8, "replies": {"total": 5, "parsed": 4, "unparsed": 1},
+        "items": {"total": 7, "kept": 1, "rejected": 6},
+    }  # fmt: skip
+    rows = [Shortage(f"q{n}|f", "q", "f", "hard", 3, 1, 4, ("duplicate", EVIL), (2, 1), EVIL) for n in range(30)]
+    run.table("shortages", Shortage).write(0, rows)
+    run.begin("synthesize", {})
+    run.complete("synthesize", StageResult(counts), 1.0)
+    report(run, Config())
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert (
+        "Requested 9 = kept 1 + short 8. Replies 5 = parsed 4 + unparsed 1. Items 7 = kept 1 + rejected 6" in page
+    )
+    assert all(f"q{n}|f</th>" in page for n in range(30))
+    assert "<script" not in page

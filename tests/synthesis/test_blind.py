@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from lamer.config import TeacherSettings
 from lamer.errors import TeacherError
 from lamer.synthesis.blind import DISAGREE, BlindCheck, order_of
-from lamer.synthesis.checks import Kept
-from lamer.synthesis.verify import NOT_VERIFIED, Case
+from lamer.synthesis.checks import NOT_VERIFIED, Kept
+from lamer.synthesis.verify import Case
 from lamer.teacher.ledger import Ledger
 from lamer.teacher.teacher import Teacher
 from lamer.testing import Fault, QueuedTeacher, TeacherServer

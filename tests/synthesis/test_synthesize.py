@@ -5,7 +5,6 @@ import threading
 from collections import Counter
 
 import pytest
-from writing_teacher import config_for, good_item, sloppy, units, write
 
 from lamer.config import Config, load_config
 from lamer.errors import DataError, TeacherError
@@ -15,6 +14,7 @@ from lamer.synthesis.synthesize import Synthesis, write_examples
 from lamer.teacher.ledger import Ledger
 from lamer.teacher.teacher import Teacher
 from lamer.testing import Fault, TeacherServer
+from writing_teacher import config_for, good_item, sloppy, units, write
 
 
 @pytest.fixture
@@ -73,7 +73,9 @@ def test_an_example_carries_its_deficiency_and_the_teachers_words(ledger):
 
 
 def test_rejected_items_are_asked_for_again_until_the_quota_is_met(ledger):
-    result = ask_function(sloppy, ledger, 60)
+    config = config_for()
+    patient = config.model_copy(update={"synthesize": config.synthesize.model_copy(update={"max_tries": 8})})
+    result = ask_function(sloppy, ledger, 60, patient)
     assert result.counts["kept"] == result.counts["requested"] == 150
     assert {"unparsed", "duplicate", "no explanation"} <= result.counts["rejected"].keys()
     assert_it_balances(result)

@@ -19,10 +19,12 @@ from lamer.pipeline import STAGES, stage_named
 from lamer.records import Example
 from lamer.run import Run
 from lamer.synthesis.blind import DISAGREE
+from lamer.synthesis.checks import NOT_VERIFIED
 from lamer.synthesis.duplicates import Index, Subject, are_near
 from lamer.synthesis.stage import open_verifier, synthesize, synthesize_units
-from lamer.synthesis.synthesize import Synthesis, Unit, _verify, write_examples
-from lamer.synthesis.verify import NOT_VERIFIED, Case, Verifier
+from lamer.synthesis.synthesize import Synthesis, _settle, write_examples
+from lamer.synthesis.units import Unit
+from lamer.synthesis.verify import Case, Verifier
 from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.teacher.teacher import Teacher
 from lamer.testing import Fault, TeacherServer
@@ -54,7 +56,9 @@ class Scripted:
 
 def ask(reply, ledger: Ledger, count: int, verifier: Verifier | None) -> Synthesis:
     teacher = Teacher.from_callable(reply, ledger, config_for().synthesize.teacher)
-    return write_examples(*units(count), config_for(), teacher, progress="", verifier=verifier)
+    return write_examples(
+        *units(count), config_for(), teacher, progress="", verify=verifier.refusals if verifier else None
+    )
 
 
 def is_true(case: Case) -> str | None:
@@ -108,7 +112,9 @@ def test_a_rejected_example_stands_in_nobodys_way(ledger):
     wanted = [replace(unit, quota=1) for unit in deficiencies]
     teacher = Teacher.from_callable(reply, ledger)
     config = load_config({"synthesize": {"max_tries": 1}})
-    result = write_examples(wanted, queries, facts, config, teacher, progress="", verifier=Verifier([check]))
+    result = write_examples(
+        wanted, queries, facts, config, teacher, progress="", verify=Verifier([check]).refusals
+    )
     assert [(row.id, row.reason) for row in result.examples] == [("q0|f0!0", "untrue"), ("q1|f1#0", None)]
     assert [len(batch) for batch in check.seen] == [1, 1]  # the duplicate was shown only when its twin had gone
 
@@ -182,15 +188,15 @@ def test_a_teacher_that_stops_in_the_middle_leaves_nothing_unseen_behind(ledger,
 
     found: list[Unit] = []
 
-    def watch(units: list[Unit], *more) -> None:
+    def watch(candidates, units: list[Unit], *more) -> None:
         found.extend(units)
-        _verify(units, *more)
+        _settle(candidates, units, *more)
 
-    monkeypatch.setattr("lamer.synthesis.synthesize._verify", watch)
+    monkeypatch.setattr("lamer.synthesis.synthesize._settle", watch)
     with pytest.raises(TeacherError, match="gone"):
         ask(honest, ledger, 4, Verifier([Scripted(stop)]))
     assert len(found) == 4
-    assert all(not unit.kept and not unit.unverified for unit in found)
+    assert all(not unit.kept and not unit.num_candidates for unit in found)
     assert {rejected.reason for unit in found for rejected in unit.rejected} == {NOT_VERIFIED}
 
 
@@ -252,7 +258,7 @@ def test_a_run_killed_while_it_verifies_ends_as_an_undisturbed_one(tmp_path, see
             settings = {"synthesize": {"verify": {"self_answer": 3}}}
             config = Config.model_validate(overlay(config_for().model_dump(), settings))
             verifier = open_verifier(run, config, teacher, progress="")
-            return write_examples(*units(6), config, teacher, progress="", verifier=verifier)
+            return write_examples(*units(6), config, teacher, progress="", verify=verifier.refusals)
 
     undisturbed = run_with(honest, "whole.sqlite")
     rng, left, asked = random.Random(seed), [0], Counter()

@@ -11,7 +11,7 @@ from math import exp
 from pathlib import Path
 from typing import Any
 
-from lamer.records import Deficiency, Diagnosis, Example, Fact, Query
+from lamer.records import Deficiency, Diagnosis, Example, Fact, Query, Shortage
 from lamer.run import Run, StageEntry
 
 TIERS = ("below", "easy", "normal", "hard", "unfair")
@@ -62,6 +62,8 @@ class ReportData:
     rejected: Mapping[str, int]
     """Rejected examples by reason."""
     num_kept: int
+    shortages: list[Shortage] = field(default_factory=list)
+    """Deficiencies with fewer examples than their quota."""
     stories: list[Story] = field(default_factory=list)
 
 
@@ -95,6 +97,7 @@ def read_report(run: Run, num_stories: int = 10) -> ReportData:
         tiers={tier: {name: counts[name] for name in TRANSITIONS} for tier, counts in tiers.items()},
         rejected=dict(rejected.most_common()),
         num_kept=sum(map(len, kept.values())),
+        shortages=list(run.table("shortages", Shortage)),
         stories=_stories(run, kept, num_stories),
     )
 

@@ -18,9 +18,9 @@ from functools import cache
 from typing import Any
 
 from lamer.run import digest
-from lamer.synthesis.checks import is_tied_to_order
+from lamer.synthesis.checks import NOT_VERIFIED, is_tied_to_order
 from lamer.synthesis.templates import one_line, options_text
-from lamer.synthesis.verify import NOT_VERIFIED, Calls, Case, prompt_text
+from lamer.synthesis.verify import Calls, Case, prompt_text
 from lamer.teacher.requests import Reply, Request, user_message
 from lamer.teacher.teacher import Teacher
 from lamer.teacher.template import Template

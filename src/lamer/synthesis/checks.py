@@ -10,12 +10,14 @@
 | template echoed | a field still holds a placeholder of the prompt, as in `[QUESTION]` |
 | too long | a field is longer than any short example needs |
 | wrong number of options | not as many as asked for |
-| duplicate options | two options are the same up to case and punctuation, or one is empty |
-| no explanation | the explanation is missing |
+| duplicate options | two options are the same but for case, articles, punctuation or spelling; or one is empty |
+| option about options | an option is made of others, as in `All of the above`, `Both A and B` |
+| no explanation | the explanation is missing, or has fewer than three words, or only repeats an option |
 | explanation contradicts answer | the explanation names another option as right, or this one as wrong |
-| fact quoted | the fact stands in the question or in an option, or most of its wording does |
+| fact quoted | the fact stands in the question, in an option or in both read on, or most of its wording in one |
+| contaminated | it repeats a held-out item, which its `detail` names (see lamer.synthesis.contamination) |
 | copies reference | a near-duplicate of the query it was written for |
-| duplicate | a near-duplicate of an example already kept in this run |
+| duplicate | a near-duplicate of an example that this run already has |
 | surplus | fine, but more than was asked for |
 
 What `lamer.synthesis.verify` adds, where it is switched on:
@@ -40,10 +42,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from lamer.synthesis.contamination import HeldOut, held_out_words
 from lamer.synthesis.duplicates import Index, Subject, are_near, subject_of
 from lamer.synthesis.parse import LETTERS, ParsedItem, comparable
-from lamer.synthesis.words import contains, ngrams, plain_words, words
+from lamer.synthesis.quotes import is_about_options, is_quoted, is_said_verbatim, option_key
+from lamer.synthesis.verdicts import contradicts
+
+if TYPE_CHECKING:
+    from lamer.synthesis.paraphrases import Paraphrases
 
 UNPARSED = "unparsed"
 FILTERED = "filtered"
@@ -52,12 +60,15 @@ TEMPLATE_ECHOED = "template echoed"
 TOO_LONG = "too long"
 WRONG_NUMBER_OF_OPTIONS = "wrong number of options"
 DUPLICATE_OPTIONS = "duplicate options"
+OPTION_ABOUT_OPTIONS = "option about options"
 NO_EXPLANATION = "no explanation"
 CONTRADICTION = "explanation contradicts answer"
 FACT_QUOTED = "fact quoted"
+CONTAMINATED = "contaminated"
 COPIES_REFERENCE = "copies reference"
 DUPLICATE = "duplicate"
 SURPLUS = "surplus"
+NOT_VERIFIED = "not verified"
 BLOCKED = frozenset({DUPLICATE, SURPLUS})
 """Reasons that fall away when an example kept before is dropped."""
 
@@ -66,10 +77,7 @@ MAX_OPTION_LENGTH = 400
 MAX_EXPLANATION_LENGTH = 3000
 """In characters."""
 
-QUOTE_NGRAM = 3
-QUOTE_SHARE = 0.7
-"""A fact of at least five words is quoted when this share of its three-word runs stands in one text."""
-MIN_QUOTED_WORDS = 5
+MIN_EXPLANATION_WORDS = 3
 
 _ECHO = re.compile(
     r"\[\s*(?:question|candidate options|the option|a concise|options?|answer|explanation|solution)", re.IGNORECASE
@@ -105,9 +113,11 @@ def structural_reason(item: ParsedItem, num_options: int, *, is_cut: bool = Fals
         return TEMPLATE_ECHOED
     if len(options) != num_options:
         return WRONG_NUMBER_OF_OPTIONS
-    if len({comparable(option) for option in options} - {""}) != num_options:
+    if len({option_key(option) for option in options} - {""}) != num_options:
         return DUPLICATE_OPTIONS
-    if not explanation:
+    if any(is_about_options(option, LETTERS[:num_options]) for option in options):
+        return OPTION_ABOUT_OPTIONS
+    if not explains(explanation, options):
         return NO_EXPLANATION
     longest = max(map(len, options))
     if (
@@ -117,24 +127,23 @@ def structural_reason(item: ParsedItem, num_options: int, *, is_cut: bool = Fals
     ):
         return TOO_LONG
     assert item.answer_index is not None
-    return CONTRADICTION if contradicts(explanation, item.answer_index, num_options) else None
+    return CONTRADICTION if contradicts(explanation, item.answer_index, options) else None
 
 
-def is_quoted(fact: str, text: str) -> bool:
-    """Whether the fact stands in the text.
+def explains(explanation: str, options: Sequence[str]) -> bool:
+    """Whether an explanation is more than a word or two and more than an option said again."""
+    is_option = comparable(explanation) in map(comparable, options)
+    return not is_option and len(held_out_words(explanation)) >= MIN_EXPLANATION_WORDS
 
-    All its words in a row, case, punctuation, articles and (from three words on) plural `s` aside; or, for facts
-    of five words and more, at least 70 % of its three-word runs.
-    """
-    if contains(plain_words(text), plain_words(fact)):
-        return True
-    fact_words, text_words = words(fact), words(text)
-    if len(fact_words) >= QUOTE_NGRAM and contains(text_words, fact_words):
-        return True
-    if len(fact_words) < MIN_QUOTED_WORDS:
-        return False
-    runs = ngrams(fact_words, QUOTE_NGRAM)
-    return len(runs & ngrams(text_words, QUOTE_NGRAM)) >= QUOTE_SHARE * len(runs)
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an item is not kept."""
+
+    reason: str
+    """One of the reasons of this module; counted."""
+    detail: str | None = None
+    """What a user can look up: the held-out item that it repeats, the text it is a duplicate of."""
 
 
 class RunChecks:
@@ -142,13 +151,19 @@ class RunChecks:
 
     Args:
         similarity: Jaccard similarity of content words from which on two questions are near-duplicates.
+        held_out: What no example may repeat; None for nothing.
+        paraphrases: Finds near-duplicates by meaning as well; None for words only.
     """
 
-    def __init__(self, similarity: float) -> None:
+    def __init__(
+        self, similarity: float, held_out: HeldOut | None = None, paraphrases: Paraphrases | None = None
+    ) -> None:
         self.similarity = similarity
+        self.held_out = held_out
+        self.paraphrases = paraphrases
         self._kept = Index(similarity)
 
-    def reason(self, item: ParsedItem, fact: str, reference: Subject | None) -> str | None:
+    def refusal(self, item: ParsedItem, fact: str, reference: Subject | None) -> Refusal | None:
         """Why an item that is sound in itself cannot be kept, or None.
 
         Args:
@@ -158,11 +173,31 @@ class RunChecks:
         """
         question, options = item.question or "", item.options or ()
         if any(is_quoted(fact, text) for text in (question, *options)):
-            return FACT_QUOTED
+            return Refusal(FACT_QUOTED)
+        if any(is_said_verbatim(fact, f"{question} {option}") for option in options):
+            return Refusal(FACT_QUOTED)
+        overlap = self.held_out.find(question, options, item.explanation or "", fact) if self.held_out else None
+        if overlap is not None:
+            return Refusal(CONTAMINATED, str(overlap))
         subject = subject_of(question, options, fact)
         if reference is not None and are_near(subject, reference, self.similarity):
-            return COPIES_REFERENCE
-        return DUPLICATE if self._kept.find(subject) else None
+            return Refusal(COPIES_REFERENCE)
+        if self._kept.find(subject):
+            return Refusal(DUPLICATE)
+        return self._paraphrased(subject, reference) if self.paraphrases is not None else None
+
+    def _paraphrased(self, subject: Subject, reference: Subject | None) -> Refusal | None:
+        assert self.paraphrases is not None
+        if reference is not None and self.paraphrases.is_near(subject, reference):
+            return Refusal(COPIES_REFERENCE, "in other words")
+        other = self.paraphrases.find(subject)
+        return Refusal(DUPLICATE, f'in other words: "{other.text}"') if other is not None else None
+
+    def prepare(self, items: Sequence[tuple[ParsedItem, str]], references: Sequence[Subject]) -> None:
+        """Encode at once what a round of replies will be compared by: items with their facts, and references."""
+        if self.paraphrases is not None:
+            subjects = [subject_of(item.question or "", item.options or (), fact) for item, fact in items]
+            self.paraphrases.prepare([*references, *subjects])
 
     def keep(self, item: ParsedItem, fact: str) -> Kept:
         """Remember an item as kept."""
@@ -170,12 +205,18 @@ class RunChecks:
         assert item.options is not None
         assert item.explanation is not None
         assert item.answer_index is not None
-        self._kept.add(subject_of(item.question, item.options, fact))
+        subject = subject_of(item.question, item.options, fact)
+        self._kept.add(subject)
+        if self.paraphrases is not None:
+            self.paraphrases.add(subject)
         return Kept(item.question, item.options, item.answer_index, item.explanation, item.raw)
 
     def drop(self, kept: Kept, fact: str) -> None:
         """Forget an item that was kept: it blocks no later one."""
-        self._kept.remove(subject_of(kept.question, kept.options, fact))
+        subject = subject_of(kept.question, kept.options, fact)
+        self._kept.remove(subject)
+        if self.paraphrases is not None:
+            self.paraphrases.remove(subject)
 
 
 # Letters
@@ -186,47 +227,25 @@ _NAMED = re.compile(
     r"\*{0,2})([A-Z])(?![\w'’])"
 )
 _BARE = re.compile(r"(?<![\w(\['’-])([A-Z])(?![\w)\]'’-])")
-_RIGHT = re.compile(
-    r"\b(?:the\s+)?(?:(?:correct|right|best|true)\s+(?:answer|option|choice)|answer)\s*(?:is|:|must\s+be|would\s+be)"
-    r"\s*(?:therefore\s+|thus\s+)?(?:option\s+|choice\s+)?[(\[]?([A-Z])(?:[)\]]|(?=[\s.,;:]|$))",
-    re.IGNORECASE,
-)
-_VERDICT = re.compile(
-    r"(?:[(\[]([A-Z])[)\]]|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\b)\s+(?:is|would\s+be)\s+(?:clearly\s+|the\s+|an?\s+)?"
-    r"(not\s+)?(?:the\s+)?(correct|right|incorrect|wrong)\b"
-)
 _LONE_A = re.compile(
     r"[^\s.!?:]\s{1,3}A(?![\w'’])|(?:^|[.!?:]\s{1,3}|\n)A\s(?:is|was|and|or|would|does|has|can|cannot|because)\b"
 )
 """A capital A inside a sentence, or one that a sentence starts with and that is no article."""
+_LOWER_CASE = re.compile(
+    r"[(\[]([a-z])[)\]]|\b(?:options?|choices?|answers?|letters?)\s+(?:is\s+|was\s+)?([b-z])\b|"
+    r"(?:^|[.!?;,]\s+|\b(?:so|hence|thus|therefore|because|and|that)\s+)([a-z])\s+(?:is|was)\b"
+)
+"""Letters that stay where they are when options move."""
+_ARTICLE_OR_OPTION = re.compile(
+    r"\b(?:answer|option|choice)\s+(?:is\s+|was\s+)?A\s+(?!(?:is|was|because|since|as)\b)[a-z]"
+)
+"""`The answer is A dog`: nobody knows whether A moves with its option."""
+_ORDINAL = re.compile(
+    r"\b(?:first|second|third|fourth|fifth|last|former|latter|middle|next|previous)\s+(?:options?|choices?|answers?|one|two)\b|"
+    r"\b(?:the\s+)(?:former|latter)\b|\b(?:options?|choices?|answers?)\s+(?:number\s+)?#?\d\b",
+    re.IGNORECASE,
+)
 _POSITION = re.compile(r"\b(?:of the|the) (?:above|options|others)\b|\b(?:both|neither) \(?[A-Z]\b", re.IGNORECASE)
-
-
-def contradicts(explanation: str, answer: int, num_options: int) -> bool:
-    """Whether the explanation names another letter as the right one, or this letter as wrong.
-
-    Read literally from `the answer is (B)`, `option B is wrong` and the like; an explanation without letters never
-    contradicts.
-    """
-    for match in _RIGHT.finditer(explanation):
-        letter = match[1]
-        if (
-            letter.isupper()
-            and letter in LETTERS[:num_options]
-            and not _is_article(match)
-            and letter != LETTERS[answer]
-        ):
-            return True
-    for match in _VERDICT.finditer(explanation):
-        says_right = (match[4] in ("correct", "right")) != bool(match[3])
-        if says_right != ((match[1] or match[2]) == LETTERS[answer]):
-            return True
-    return False
-
-
-def _is_article(match: re.Match[str]) -> bool:
-    """`the answer is A dog`: a letter without parentheses and with more text behind."""
-    return match[1] == "A" and match.string[match.end(1) : match.end(1) + 1] == " "
 
 
 def mentions_letters(text: str, num_options: int) -> bool:
@@ -238,13 +257,18 @@ def mentions_letters(text: str, num_options: int) -> bool:
 def is_tied_to_order(kept: Kept) -> bool:
     """Whether the options must stay in their order.
 
-    So it is when the question or an option speaks of positions or letters, and when the explanation holds a lone
-    letter that may or may not be an option's (`vitamin C`).
+    So it is when the question or an option speaks of positions or letters, and when the explanation speaks of
+    positions (`the second option`) or holds a letter that may or may not be an option's (`vitamin C`, `(b)`).
     """
     num_options = len(kept.options)
     for text in (kept.question, *kept.options):
         if _POSITION.search(text) or mentions_letters(text, num_options):
             return True
+    if _ORDINAL.search(kept.explanation) or _ARTICLE_OR_OPTION.search(kept.explanation):
+        return True
+    lower = {letter.upper() for groups in _LOWER_CASE.findall(kept.explanation) for letter in groups if letter}
+    if lower & set(LETTERS[:num_options]):
+        return True
     rest = _NAMED.sub(" ", _PAREN.sub(" ", kept.explanation))
     lone = {match[1] for match in _BARE.finditer(rest)} & set(LETTERS[:num_options])
     return bool(lone - {"A"}) or _LONE_A.search(rest) is not None

@@ -12,7 +12,7 @@ first these prefixes lead to few candidates.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 from lamer.synthesis.words import content_words, jaccard
@@ -27,23 +27,30 @@ class Subject:
 
     words: frozenset[str]
     fact_words: frozenset[str]
+    text: str = field(default="", compare=False)
+    """What the words are from, for comparing meanings."""
 
 
 def subject_of(question: str, options: tuple[str, ...], fact: str) -> Subject:
     """The content words of a question (with its options where it has few) and of its fact."""
-    found = content_words(question)
+    text = question
+    found = content_words(text)
     if len(found) < MIN_QUESTION_WORDS:
-        found = content_words(" ".join((question, *options)))
-    return Subject(found, content_words(fact))
+        text = " ".join((question, *options))
+        found = content_words(text)
+    return Subject(found, content_words(fact), text)
 
 
 def are_near(first: Subject, second: Subject, similarity: float) -> bool:
     """Whether two questions are near-duplicates; see the top of this module."""
-    if jaccard(first.words, second.words) < similarity:
-        return False
+    return jaccard(first.words, second.words) >= similarity and not are_about_different_things(first, second)
+
+
+def are_about_different_things(first: Subject, second: Subject) -> bool:
+    """Whether each has a word that only its own fact names."""
     own_first = (first.words - second.words) & (first.fact_words - second.fact_words)
     own_second = (second.words - first.words) & (second.fact_words - first.fact_words)
-    return not (own_first and own_second)
+    return bool(own_first and own_second)
 
 
 class Index:

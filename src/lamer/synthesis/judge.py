@@ -15,9 +15,10 @@ from typing import Any
 
 from lamer.errors import TeacherError
 from lamer.run import digest
+from lamer.synthesis.checks import NOT_VERIFIED
 from lamer.synthesis.parse import LETTERS
 from lamer.synthesis.templates import one_line, options_text
-from lamer.synthesis.verify import NOT_VERIFIED, Calls, Case, prompt_text
+from lamer.synthesis.verify import Calls, Case, prompt_text
 from lamer.teacher.requests import Reply, Request, user_message
 from lamer.teacher.teacher import Teacher
 from lamer.teacher.template import Template

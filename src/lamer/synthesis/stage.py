@@ -1,4 +1,5 @@
-"""The stage synthesize: table deficiencies -> table examples, examples.jsonl; the ledger is teacher.sqlite."""
+"""The stage synthesize: table deficiencies -> tables examples and shortages, examples.jsonl; the ledger is
+teacher.sqlite."""
 
 from __future__ import annotations
 
@@ -6,13 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from lamer.config import Config
 from lamer.errors import UsageError
-from lamer.records import Deficiency, Example, Fact, Query
+from lamer.records import Deficiency, Example, Fact, Query, Shortage
 from lamer.run import Run, StageResult
 from lamer.synthesis.blind import BlindCheck
+from lamer.synthesis.contamination import HeldOut, read_held_out
 from lamer.synthesis.export import export_trl
 from lamer.synthesis.judge import JudgeCheck
 from lamer.synthesis.student import FILE, StudentCheck, open_student
 from lamer.synthesis.synthesize import write_examples
+from lamer.synthesis.templates import load_template
 from lamer.synthesis.verify import Check, Verifier
 from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.teacher.teacher import Teacher
@@ -72,19 +75,41 @@ def synthesize(run: Run, config: Config, teacher: Teacher | None = None) -> Stag
 
     Raises:
         TeacherError: If the teacher cannot be reached or refuses; replies so far are kept.
+        DataError: If a held-out file cannot be read; nothing was asked then.
     """
+    held_out = load_held_out(config)
     units = list(run.table("deficiencies", Deficiency))
     queries, facts = _needed(run, units)
     with open_ledger(run) as ledger:
         asked = teacher or Teacher(config.synthesize.teacher, ledger)
         verifier = open_verifier(run, config, asked)
-        result = write_examples(units, queries, facts, config, asked, verifier=verifier)
+        verify = verifier.refusals if verifier is not None else None
+        result = write_examples(units, queries, facts, config, asked, held_out=held_out, verify=verify)
     _write_table(run, units, result.examples)
+    run.table("shortages", Shortage).write(0, result.shortages)
     num_exported = export_trl(result.examples, config.prompt, run.path / EXPORT)
     notes = [] if units else ["no deficiencies: nothing to write examples for"]
-    verification = {"verification": verifier.counts()} if verifier is not None else {}
-    counts = {**result.counts, **verification, "exported": num_exported}
+    counts = {**result.counts, "exported": num_exported}
+    if verifier is not None:
+        counts["verification"] = verifier.counts()
+    if held_out is not None:
+        counts["held_out"] = held_out.counts
+        notes += held_out.notes
     return StageResult(counts, [*notes, *result.notes])
+
+
+def load_held_out(config: Config) -> HeldOut | None:
+    """The index of what no example may repeat; None when there is nothing, or the check is off.
+
+    All of a file counts, whatever `evaluate.limit` says.
+
+    Raises:
+        DataError: If a file cannot be read.
+    """
+    paths = list(dict.fromkeys([*config.evaluate.path, *config.synthesize.held_out]))
+    if not paths or not config.synthesize.decontaminate:
+        return None
+    return HeldOut(read_held_out(paths), load_template(config.synthesize.prompt).text)
 
 
 def synthesize_units(
@@ -108,7 +133,15 @@ def synthesize_units(
     if verifier is None and config.synthesize.verify.is_on:
         raise UsageError("synthesize.verify is switched on: synthesize_units needs the verifier of open_verifier")
     return write_examples(
-        units, queries, facts, config, asked, random_facts=random_facts, progress=progress, verifier=verifier
+        units,
+        queries,
+        facts,
+        config,
+        asked,
+        held_out=load_held_out(config),
+        verify=verifier.refusals if verifier is not None else None,
+        random_facts=random_facts,
+        progress=progress,
     ).examples
 
 

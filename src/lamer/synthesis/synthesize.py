@@ -2,42 +2,47 @@
 
 Round by round: every unit that lacks examples asks for all it lacks in one request; when all replies of the round
 are there, they are read in the order of the units. What is kept therefore depends on the replies alone, never on
-which came first, and a start after a kill reads the same replies from the ledger and goes on.
+which came first, and a start after a kill reads the same replies from the ledger and goes on. What passes the
+checks of a round is a candidate; verification, where it is switched on, sees a round's candidates at once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lamer.config import Config, SynthesizeSettings
+from lamer.config import Config
 from lamer.errors import DataError, TeacherError
 from lamer.progress import ProgressBar
-from lamer.records import Deficiency, Example, Fact, Query
+from lamer.records import Deficiency, Example, Fact, Query, Shortage
+from lamer.synthesis.accounting import count, imbalances, notes, shortages
 from lamer.synthesis.checks import (
     BLOCKED,
     FILTERED,
+    NOT_VERIFIED,
     SURPLUS,
     TRUNCATED,
     UNPARSED,
-    Kept,
+    Refusal,
     RunChecks,
     balance_letters,
     structural_reason,
 )
-from lamer.synthesis.duplicates import Subject, subject_of
-from lamer.synthesis.parse import LETTERS, ParsedItem, parse
-from lamer.synthesis.templates import build_prompt, template_hash
-from lamer.synthesis.verify import NOT_VERIFIED, Case, Verifier
-from lamer.teacher.requests import Reply, Request, user_message
+from lamer.synthesis.contamination import HeldOut
+from lamer.synthesis.duplicates import subject_of
+from lamer.synthesis.paraphrases import Paraphrases
+from lamer.synthesis.parse import ParsedItem, parse
+from lamer.synthesis.templates import template_hash
+from lamer.synthesis.units import Candidate, Rejected, Unit
+from lamer.teacher.requests import Reply
 from lamer.teacher.teacher import Teacher
 
-SEEDS_PER_RUN = 100
-"""Sampling seed of a request: `seed * SEEDS_PER_RUN + number of replies the unit had before`."""
-MAX_NOTES = 5
-"""Short units that are told one by one."""
+Verify = Callable[[Sequence[Candidate]], Sequence[Refusal | None]]
+"""What costs more than looking: given a round's candidates in the order of the run, why each is turned down, or
+None. It must not depend on anything but its candidates and answers that are kept, so that a start after a kill
+comes to the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,49 +54,8 @@ class Synthesis:
     counts: dict[str, Any]
     """requested = kept + short; replies = parsed + unparsed; items = kept + rejected."""
     notes: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """An item that was turned down."""
-
-    item: ParsedItem | None
-    """None for a reply without items."""
-    reason: str
-    raw: str
-
-
-@dataclass(slots=True)
-class Unit:
-    """A unit while it is worked on."""
-
-    deficiency: Deficiency
-    fact: Fact
-    query: Query | None
-    reference: Subject | None
-    kept: list[Kept] = field(default_factory=list)
-    unverified: list[tuple[ParsedItem, Kept]] = field(default_factory=list)
-    """Those of `kept` that the verifier has not seen."""
-    rejected: list[Rejected] = field(default_factory=list)
-    num_replies: int = 0
-    last_error: str | None = None
-
-    @property
-    def missing(self) -> int:
-        """Examples still to be written."""
-        return self.deficiency.quota - len(self.kept)
-
-    def request(self, key: str, settings: SynthesizeSettings, template: str, seed: int) -> Request:
-        """Ask for what is missing, different from what is there."""
-        prompt = build_prompt(
-            settings.prompt,
-            self.fact,
-            self.query,
-            self.missing,
-            settings.num_options,
-            [kept.question for kept in self.kept],
-        )
-        return Request(key, user_message(prompt), seed * SEEDS_PER_RUN + self.num_replies, template)
+    shortages: list[Shortage]
+    """Every unit that got fewer examples than its quota."""
 
 
 def write_examples(
@@ -101,9 +65,10 @@ def write_examples(
     config: Config,
     teacher: Teacher,
     *,
+    held_out: HeldOut | None = None,
+    verify: Verify | None = None,
     random_facts: bool = False,
     progress: str = "synthesize",
-    verifier: Verifier | None = None,
 ) -> Synthesis:
     """Ask the teacher until every quota is met or the tries are used up.
 
@@ -114,9 +79,10 @@ def write_examples(
         facts: The units' facts by id.
         config: Settings `synthesize` and the seed.
         teacher: Whom to ask.
+        held_out: What no example may repeat.
+        verify: Further checks of a round's candidates, after all others; None for none.
         random_facts: The units are no deficiencies: their examples carry no deficiency and no relative entropy.
         progress: What the progress bar says; empty for none.
-        verifier: The checks that cost calls or model time, applied to what a round keeps; None for none.
 
     Raises:
         DataError: If a unit names a query or fact that is not there.
@@ -124,7 +90,7 @@ def write_examples(
     """
     settings = config.synthesize
     work = [_unit(unit, queries, facts) for unit in units]
-    checks = RunChecks(settings.similarity)
+    checks = RunChecks(settings.similarity, held_out, Paraphrases.load(settings, config.retrieve))
     tally: Counter[str] = Counter()
     for number in range(settings.max_tries):
         lacking = [unit for unit in work if unit.missing > 0]
@@ -135,12 +101,22 @@ def write_examples(
             raise TeacherError(
                 f"teacher {teacher.model} answered none of {len(replies)} requests, last: {replies[-1].error}"
             )
-        for unit, reply in zip(lacking, replies):
-            _take(unit, reply, settings.num_options, checks, tally)
-        if verifier is not None:
-            _verify(lacking, checks, verifier)
+        read = [(unit, reply, _read(unit, reply, tally)) for unit, reply in zip(lacking, replies)]
+        checks.prepare(
+            [(item, unit.fact.text) for unit, _, items in read for item in items],
+            [unit.reference for unit in lacking if unit.reference is not None],
+        )
+        checked = (
+            _check(unit, reply, item, settings.num_options, checks)
+            for unit, reply, items in read
+            for item in items
+        )
+        _settle([candidate for candidate in checked if candidate is not None], lacking, checks, verify)
     examples = _examples(work, config.seed, teacher.model, random_facts=random_facts)
-    return Synthesis(examples, _counts(work, examples, tally), _notes(work, tally))
+    counts = count(work, examples, tally)
+    assert not imbalances(counts), imbalances(counts)
+    short = shortages(work)
+    return Synthesis(examples, counts, notes(work, short, tally["failed"]), short)
 
 
 def _unit(deficiency: Deficiency, queries: Mapping[str, Query], facts: Mapping[str, Fact]) -> Unit:
@@ -171,68 +147,83 @@ def _ask(units: Sequence[Unit], number: int, config: Config, teacher: Teacher, p
     return [replies[request.key] for request in requests]
 
 
-def _take(unit: Unit, reply: Reply, num_options: int, checks: RunChecks, tally: Counter[str]) -> None:
-    """Read a reply: each item is kept or rejected with a reason."""
+def _read(unit: Unit, reply: Reply, tally: Counter[str]) -> list[ParsedItem]:
+    """The items of a reply; a reply without any is a rejected row."""
     tally["from ledger" if reply.is_cached else "failed" if reply.error is not None else "asked"] += 1
     if reply.error is not None:
         unit.last_error = reply.error
-        return
+        return []
     unit.num_replies += 1
     tally["prompt tokens"] += reply.prompt_tokens
     tally["completion tokens"] += reply.completion_tokens
     text = reply.text or ""
     items = parse(text)
+    tally["parsed" if items else "unparsed"] += 1
+    tally["items"] += len(items)
     if not items:
-        tally["unparsed"] += 1
         unit.rejected.append(Rejected(None, _unparsed_reason(reply), text))
-        return
-    tally["parsed"] += 1
-    is_cut = reply.finish_reason == "length"
-    for item in items:
-        reason = structural_reason(item, num_options, is_cut=is_cut)
-        if reason is None:
-            _consider(unit, item, checks)
-        else:
-            unit.rejected.append(Rejected(item, reason, item.raw))
+    return items
 
 
-def _consider(unit: Unit, item: ParsedItem, checks: RunChecks) -> None:
-    """Keep an item that is sound in itself, or turn it down for what the run holds already."""
-    reason = checks.reason(item, unit.fact.text, unit.reference)
-    reason = reason or (SURPLUS if unit.missing <= 0 else None)
-    if reason is None:
-        kept = checks.keep(item, unit.fact.text)
-        unit.kept.append(kept)
-        unit.unverified.append((item, kept))
-    else:
+def _check(unit: Unit, reply: Reply, item: ParsedItem, num_options: int, checks: RunChecks) -> Candidate | None:
+    """The item as a candidate, or rejected with a reason."""
+    reason = structural_reason(item, num_options, is_cut=reply.finish_reason == "length")
+    if reason is not None:
         unit.rejected.append(Rejected(item, reason, item.raw))
+        return None
+    return _consider(unit, item, checks)
 
 
-def _verify(units: Sequence[Unit], checks: RunChecks, verifier: Verifier) -> None:
-    """Verify what the round kept. What fails leaves, and what it alone stood in the way of is considered anew."""
-    while fresh := [(unit, item, kept) for unit in units for item, kept in unit.unverified]:
-        reasons: list[str | None] = [NOT_VERIFIED] * len(fresh)
+def _consider(unit: Unit, item: ParsedItem, checks: RunChecks) -> Candidate | None:
+    """An item that is sound in itself as a candidate, or rejected for what the run holds already."""
+    refusal = checks.refusal(item, unit.fact.text, unit.reference)
+    if refusal is None and unit.missing <= unit.num_candidates:
+        refusal = Refusal(SURPLUS)
+    if refusal is not None:
+        unit.rejected.append(Rejected(item, refusal.reason, item.raw, refusal.detail))
+        return None
+    unit.num_candidates += 1
+    return Candidate(unit, item, checks.keep(item, unit.fact.text))
+
+
+def _settle(
+    candidates: Sequence[Candidate], units: Sequence[Unit], checks: RunChecks, verify: Verify | None
+) -> None:
+    """Keep the candidates of a round, or those that pass verification.
+
+    One that fails is forgotten by the checks, and what it alone stood in the way of takes its turn.
+    """
+    while candidates:
+        refusals: Sequence[Refusal | None] = [Refusal(NOT_VERIFIED)] * len(candidates)
         try:
-            reasons = verifier.reasons([Case(unit.fact.text, kept) for unit, _, kept in fresh])
+            refusals = verify(candidates) if verify is not None else [None] * len(candidates)
         finally:
-            for (unit, item, kept), reason in zip(fresh, reasons):
-                if reason is not None:
-                    _withdraw(unit, item, kept, reason, checks)
-            for unit in units:
-                unit.unverified.clear()
-        if any(reasons):
-            for unit in units:
-                blocked = [rejected for rejected in unit.rejected if rejected.reason in BLOCKED]
-                unit.rejected = [rejected for rejected in unit.rejected if rejected.reason not in BLOCKED]
-                for rejected in blocked:
-                    assert rejected.item is not None
-                    _consider(unit, rejected.item, checks)
+            for candidate, refusal in zip(candidates, refusals, strict=True):
+                _settle_one(candidate, refusal, checks)
+        candidates = _unblocked(units, checks) if any(refusals) else []
 
 
-def _withdraw(unit: Unit, item: ParsedItem, kept: Kept, reason: str, checks: RunChecks) -> None:
-    unit.kept.remove(kept)
-    checks.drop(kept, unit.fact.text)
-    unit.rejected.append(Rejected(item, reason, item.raw))
+def _settle_one(candidate: Candidate, refusal: Refusal | None, checks: RunChecks) -> None:
+    unit, item = candidate.unit, candidate.item
+    unit.num_candidates -= 1
+    if refusal is None:
+        unit.kept.append(candidate.kept)
+    else:
+        checks.drop(candidate.kept, unit.fact.text)
+        unit.rejected.append(Rejected(item, refusal.reason, item.raw, refusal.detail))
+
+
+def _unblocked(units: Sequence[Unit], checks: RunChecks) -> list[Candidate]:
+    """What was turned down for others that may be gone, considered anew."""
+    found: list[Candidate] = []
+    for unit in units:
+        blocked = [rejected for rejected in unit.rejected if rejected.reason in BLOCKED]
+        unit.rejected = [rejected for rejected in unit.rejected if rejected.reason not in BLOCKED]
+        for rejected in blocked:
+            assert rejected.item is not None
+            candidate = _consider(unit, rejected.item, checks)
+            found += [candidate] if candidate is not None else []
+    return found
 
 
 def _unparsed_reason(reply: Reply) -> str:
@@ -261,65 +252,7 @@ def _examples(units: Sequence[Unit], seed: int, teacher: str, *, random_facts: b
                     f"{unit.deficiency.id}!{m}", deficiency_id, severity,
                     (item.question if item else None) or "", (item.options if item else None) or (),
                     item.answer_index if item else None, (item.explanation if item else None) or "",
-                    "rejected", rejected.reason, rejected.raw, teacher,
+                    "rejected", rejected.reason, rejected.raw, teacher, detail=rejected.detail,
                 )
             )  # fmt: skip
     return rows
-
-
-def _counts(units: Sequence[Unit], examples: Sequence[Example], tally: Counter[str]) -> dict[str, Any]:
-    kept = [example for example in examples if example.status == "kept"]
-    requested = sum(unit.deficiency.quota for unit in units)
-    wanted_by_tier: Counter[str] = Counter()
-    kept_by_tier: Counter[str] = Counter()
-    for unit in units:
-        wanted_by_tier[unit.deficiency.tier] += unit.deficiency.quota
-        kept_by_tier[unit.deficiency.tier] += len(unit.kept)
-    rejected = Counter(example.reason or "" for example in examples if example.status == "rejected")
-    letters = Counter(LETTERS[example.answer] for example in kept if example.answer is not None)
-    return {
-        "deficiencies": len(units),
-        "requested": requested,
-        "kept": len(kept),
-        "short": requested - len(kept),
-        "short_deficiencies": sum(unit.missing > 0 for unit in units),
-        "requested_by_tier": dict(wanted_by_tier),
-        "kept_by_tier": {tier: kept_by_tier[tier] for tier in wanted_by_tier},
-        "requests": {name: tally[name] for name in ("asked", "from ledger", "failed")},
-        "replies": {
-            "total": tally["parsed"] + tally["unparsed"],
-            "parsed": tally["parsed"],
-            "unparsed": tally["unparsed"],
-        },
-        "items": {"total": len(examples), "kept": len(kept), "rejected": len(examples) - len(kept)},
-        "rejected": dict(rejected.most_common()),
-        "letters": dict(sorted(letters.items())),
-        "tokens": {"prompt": tally["prompt tokens"], "completion": tally["completion tokens"]},
-    }
-
-
-def _notes(units: Sequence[Unit], tally: Counter[str]) -> list[str]:
-    """What a user should know: shortages with their reasons, requests given up."""
-    short = [unit for unit in units if unit.missing > 0]
-    notes: list[str] = []
-    if short:
-        missing = sum(unit.missing for unit in short)
-        notes.append(f"{len(short)} of {len(units)} deficiencies are short, {missing} examples in all")
-        notes += [_shortage(unit) for unit in short[:MAX_NOTES]]
-        if len(short) > MAX_NOTES:
-            notes.append(f"... and {len(short) - MAX_NOTES} more; rejected examples are in the table examples")
-    if tally["failed"]:
-        last = next(unit.last_error for unit in reversed(units) if unit.last_error is not None)
-        notes.append(
-            f"{tally['failed']} requests were given up, last: {last}; --restart-from synthesize asks for what is "
-            "missing, answered requests are not paid again"
-        )
-    return notes
-
-
-def _shortage(unit: Unit) -> str:
-    reasons = Counter(rejected.reason for rejected in unit.rejected)
-    told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) or "the teacher wrote too few"
-    if unit.last_error is not None:
-        told += f", teacher failed: {unit.last_error}"
-    return f"{unit.deficiency.id}: {len(unit.kept)} of {unit.deficiency.quota} kept ({told})"

@@ -20,11 +20,10 @@ from typing import Any, Protocol
 
 from lamer.errors import TeacherError
 from lamer.progress import ProgressBar
-from lamer.synthesis.checks import Kept
+from lamer.synthesis.checks import Kept, Refusal
+from lamer.synthesis.units import Candidate
 from lamer.teacher.requests import Reply, Request
 from lamer.teacher.teacher import Teacher
-
-NOT_VERIFIED = "not verified"
 
 
 def prompt_text(file: str) -> str:
@@ -85,6 +84,11 @@ class Verifier:
                 self._tally[check.name, "asked"] += 1
                 self._tally[check.name, "passed" if reason is None else "rejected"] += 1
         return found
+
+    def refusals(self, candidates: Sequence[Candidate]) -> list[Refusal | None]:
+        """The same for the candidates of a round, as the synthesis takes it."""
+        cases = [Case(candidate.unit.fact.text, candidate.kept) for candidate in candidates]
+        return [Refusal(reason) if reason is not None else None for reason in self.reasons(cases)]
 
     def counts(self) -> dict[str, Any]:
         """By check: asked = passed + rejected, and what the check says of itself."""

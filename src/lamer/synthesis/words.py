@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+_INVISIBLE = re.compile("[\\u00ad\\u200b-\\u200f\\u2060-\\u2064\\ufeff]")
+"""Soft hyphen, zero-width spaces and the like: what nobody sees separates no words."""
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 
 ARTICLES = frozenset({"a", "an", "the"})
@@ -22,9 +24,14 @@ STOP_WORDS = ARTICLES | frozenset(_STOP_WORDS.split())
 a meaning round (not, before, more, under) are none of them."""
 
 
+def without_invisible(text: str) -> str:
+    """`text` without characters that nobody sees."""
+    return text if text.isascii() else _INVISIBLE.sub("", text)
+
+
 def plain_words(text: str) -> list[str]:
     """Lower-case words in order, articles left out."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", without_invisible(text)).casefold()
     return [word for word in _WORD.findall(folded) if word not in ARTICLES]
 
 
