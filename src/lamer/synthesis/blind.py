@@ -18,14 +18,13 @@ from functools import cache
 from typing import Any
 
 from lamer.run import digest
-from lamer.synthesis.checks import NOT_VERIFIED, is_tied_to_order
+from lamer.synthesis.checks import DISAGREE, NOT_VERIFIED, is_tied_to_order
 from lamer.synthesis.templates import one_line, options_text
 from lamer.synthesis.verify import Calls, Case, prompt_text
 from lamer.teacher.requests import Reply, Request, user_message
 from lamer.teacher.teacher import Teacher
 from lamer.teacher.template import Template
 
-DISAGREE = "blind answers disagree"
 SEEDS_PER_RUN = 100
 """Sampling seed of the n-th time: `seed * SEEDS_PER_RUN + n`."""
 

@@ -15,7 +15,14 @@ from typing import Any
 
 from lamer.errors import TeacherError
 from lamer.run import digest
-from lamer.synthesis.checks import NOT_VERIFIED
+from lamer.synthesis.checks import (
+    FACT_NOT_NEEDED,
+    NOT_EXPLAINED,
+    NOT_ONE_RIGHT,
+    NOT_VERIFIED,
+    UNREADABLE,
+    WRONG_ANSWER,
+)
 from lamer.synthesis.parse import LETTERS
 from lamer.synthesis.templates import one_line, options_text
 from lamer.synthesis.verify import Calls, Case, prompt_text
@@ -23,7 +30,6 @@ from lamer.teacher.requests import Reply, Request, user_message
 from lamer.teacher.teacher import Teacher
 from lamer.teacher.template import Template
 
-UNREADABLE = "judge unreadable"
 FILE = "judge-v1.txt"
 
 
@@ -43,10 +49,10 @@ class Verdict:
 
 
 REASONS = {
-    "has_one_right_option": "judge: not one right option",
-    "is_answer_right": "judge: wrong answer",
-    "is_answer_explained": "judge: explanation does not support the answer",
-    "is_fact_needed": "judge: fact not needed",
+    "has_one_right_option": NOT_ONE_RIGHT,
+    "is_answer_right": WRONG_ANSWER,
+    "is_answer_explained": NOT_EXPLAINED,
+    "is_fact_needed": FACT_NOT_NEEDED,
 }
 _LABELS = {
     "has_one_right_option": r"(?:exactly[ _])?one[ _]right[ _]option",

@@ -23,6 +23,7 @@ from lamer.errors import RunError
 from lamer.progress import ProgressBar
 from lamer.records import Fact, Match, Query
 from lamer.run import Run, digest
+from lamer.synthesis.checks import NOT_EASIER, NOT_READ
 from lamer.synthesis.verify import Case
 from lamer.tables import write_atomically
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from lamer.scoring.remote import AnyScorer
     from lamer.scoring.render import Renderer
 
-NOT_EASIER = "not easier with the fact"
-NOT_READ = "student cannot read it"
 FILE = "_student.json"
 """Beside the shards of the table of examples, whose readers pass over such a name: what was measured, so that a
 second start does not measure it a hair differently."""
