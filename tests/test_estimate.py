@@ -164,7 +164,9 @@ def paper(folder: Path, **teacher: object) -> Config:
 def test_before_a_diagnosis_the_paper_preset_costs_at_most_its_3750_examples(tmp_path):
     found = estimate(paper(tmp_path), rejection_rate=0.0, counter=WORDS)
     assert not found.is_diagnosed
-    assert {line.tier: line.calls for line in found.lines if line.calls} == dict.fromkeys(TIERS[1:], 375)
+    assert {line.tier: line.calls for line in found.lines if line.tier and line.calls} == dict.fromkeys(
+        TIERS[1:], 375
+    )
     calls, prompt, reply = sums(found, "examples")
     assert (calls, reply) == (1500, 3750 * EXAMPLE_TOKENS)
     assert found.total("cost") == pytest.approx((prompt * 0.15 + reply * 0.6) / 1e6, rel=1e-3)
@@ -198,7 +200,7 @@ def test_optional_checks_and_facts_by_a_teacher_have_lines_of_their_own(tmp_path
     found = estimate(load_config(given), rejection_rate=0.0, counter=WORDS)
     calls = {line.purpose: line.calls for line in found.lines if line.purpose != "examples"}
     assert {name: count for name, count in calls.items() if count} == {
-        "facts": 2000, "self-answer": 3 * 3750, "judge": 3750,
+        "facts": 2000, "format": 1, "self answer": 3 * 3750, "judge": 3750,
     }  # fmt: skip
     judge = next(line for line in found.lines if line.purpose == "judge")
     assert judge.model == "gpt-4o"

@@ -120,3 +120,35 @@ def fill_run(run: Run, count: int) -> None:
 def content_of(folder: Path) -> bytes:
     """Every byte of every file below a folder, names included."""
     return b"".join(str(p).encode() + p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file())
+
+
+def truth(question: str) -> str:
+    """The verb of the right option of a question by `good_item`: its number decides."""
+    match = re.search(r"(\d+) times", question)
+    assert match is not None
+    return ("fell", "rose", "broke")[int(match[1]) % 3]
+
+
+def honest(messages: Sequence[dict[str, str]], **sampling: object) -> str:
+    """A teacher that writes a wrong answer to every fourth question, and answers blind and judges by the truth."""
+    text = messages[-1]["content"]
+    if "Written answer:" in text:
+        written = re.search(r"Written answer: .*?(fell|rose|broke)", text)
+        right = "yes" if written is not None and written[1] == truth(text) else "no"
+        return (
+            f"One right option: yes\nWritten answer is right: {right}\nExplanation supports it: yes\n"
+            "Fact is needed: yes"
+        )
+    if "multiple-choice" in text:
+        option = re.search(rf"\(([A-Z])\) The \w+ {truth(text)}", text)
+        return "It always does so.\nAnswer: " + (f"({option[1]})" if option is not None else "none of them")
+    items = write(messages, **sampling).split("\n\n")
+    return "\n\n".join(_with_letter(item) for item in items)
+
+
+def _with_letter(item: str) -> str:
+    match = re.search(r"(\d+) times", item)
+    assert match is not None
+    number = int(match[1])
+    letter = "ABC"[(number + (number % 4 == 0)) % 3]
+    return re.sub(r"(?<=Answer: )\([A-C]\)|(?<=hence )\([A-C]\)", f"({letter})", item)

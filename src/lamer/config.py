@@ -197,6 +197,14 @@ class RetrieveSettings(Settings):
         description="flat: exact search; or a FAISS factory string for large corpora (IVF1024,Flat; IVF4096,SQ8; "
         "HNSW32), whose recall is measured",
     )  # fmt: skip
+    self_answer: int = Field(
+        0, ge=0,
+        description="method teacher: times the teacher answers each query again, blind; 0: never",
+    )  # fmt: skip
+    agreement: float = Field(
+        0.6, gt=0, le=1,
+        description="share of blind answers that must equal the teacher's answer; else the query stays open",
+    )  # fmt: skip
     index_search: str = Field(
         "", description="FAISS search parameters (nprobe=64; efSearch=128); empty: chosen for the index"
     )
@@ -364,10 +372,20 @@ class VerifySettings(Settings):
     agreement: float = Field(
         0.6, gt=0, le=1, description="share of blind answers that must equal the written answer"
     )
+    self_answer_sees_fact: bool = Field(
+        False,
+        description="show the fact with the blind question: for facts the teacher cannot know, such as those of "
+        "your own documents",
+    )
     judge: TeacherSettings | None = Field(None, description="another model that judges each example; null: off")
     student: bool = Field(
         False, description="keep only examples that the fact makes easier for the model under diagnosis"
     )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any of the checks is."""
+        return self.self_answer > 0 or self.judge is not None or self.student
 
 
 class SynthesizeSettings(Settings):

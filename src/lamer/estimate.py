@@ -23,6 +23,8 @@ from lamer.pipeline import extracts_by_teacher
 from lamer.records import Deficiency, Fact, Match, Passage, Query, Tier
 from lamer.rows import BadRows
 from lamer.run import Run
+from lamer.synthesis.costs import verification_costs
+from lamer.synthesis.judge import PURPOSE as JUDGE
 from lamer.synthesis.schema import TRIAL_MESSAGE
 from lamer.synthesis.synthesize import first_requests
 from lamer.synthesis.templates import build_prompt, takes_formats
@@ -39,9 +41,6 @@ EXAMPLE_TOKENS = 120
 """Tokens of one example in a reply, where it was not measured: question, three options, answer, explanation."""
 FACT_REPLY_TOKENS = 300
 """Tokens of a reply with facts, where it was not measured."""
-CHECK_PROMPT_TOKENS = 200
-CHECK_REPLY_TOKENS = 60
-"""Of a blind answer or a judgement about one example: assumed."""
 FACT_TEXT = "Metal things become hot when they are left in the sun for long."
 """A fact of typical length, for prompts before there are any."""
 SAMPLE = 200
@@ -387,20 +386,22 @@ class _Estimator:
             (units.num_units + units.num_again) * units.quota * (1 - self.rejection**tries) for units in work
         )
         most = sum((units.num_units + units.num_again) * units.quota * tries for units in work)
-        asked = [("self-answer", self.settings.teacher, verify.self_answer)] if verify.self_answer else []
-        if verify.judge is not None:
-            asked.append(("judge", verify.judge, 1))
-        for purpose, teacher, times in asked if kept else []:
-            calls = kept * times
-            self.basis.append(
-                f"{purpose}: {CHECK_PROMPT_TOKENS} tokens of prompt and {CHECK_REPLY_TOKENS} of reply, assumed"
-            )
+        paid = verification_costs(1000, self.config, count_tokens=self._tokens_of)
+        for cost in paid if kept else []:
+            if not cost.calls:
+                continue
+            times = cost.calls / 1000
+            self.basis.append(f"{cost.check}: {cost.prompt_tokens / cost.calls:.0f} tokens of prompt, assumed")
             yield self._line(
-                purpose, None, calls, CHECK_PROMPT_TOKENS, calls * CHECK_REPLY_TOKENS,
-                most=round(most * times), teacher=teacher,
+                cost.check, None, kept * times, cost.prompt_tokens / cost.calls,
+                kept * cost.completion_tokens / 1000, most=round(most * times),
+                teacher=verify.judge if cost.check == JUDGE else None,
             )  # fmt: skip
         if verify.student:
             self.notes.append("synthesize.verify.student costs no money, but scores each example with the model")
+
+    def _tokens_of(self, text: str) -> int:
+        return self.counter.messages(user_message(text))
 
     def _line(
         self,

@@ -124,7 +124,7 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
         name: value
         for name, value in flatten(config).items()
         if f"{name}.".startswith(tuple(own))
-        and name not in HARMLESS
+        and name.replace("synthesize.verify.judge.", "synthesize.teacher.") not in HARMLESS
         and not name.endswith((".path", ".documents"))
     }
     if stage.name == "retrieve":
@@ -138,6 +138,7 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
         from lamer.synthesis.templates import PROMPTS, prompt_hash
 
         leaves["synthesize.template"] = prompt_hash(config.synthesize.prompt)
+        leaves |= _verification(config)
         leaves["synthesize.retry_template"] = load_retry().hash
         if config.synthesize.prompt not in PROMPTS:
             leaves["synthesize.prompt"] = "file"
@@ -148,6 +149,10 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
         from lamer.knowledge.math_facts import math_prompt_hash
 
         leaves["retrieve.template"] = math_prompt_hash()
+        if config.retrieve.self_answer:
+            from lamer.synthesis.blind import blind_template
+
+            leaves["retrieve.self_answer.template"] = blind_template().hash
     if stage.name == "retrieve" and config.facts.documents:
         from lamer.knowledge.documents import documents_digest
 
@@ -157,6 +162,19 @@ def _own_dependencies(stage: Stage, config: Config) -> dict[str, Any]:
 
         leaves["facts.template"] = document_prompt_hash()
     return leaves
+
+
+def _verification(config: Config) -> dict[str, str]:
+    """The prompts of the checks that are switched on."""
+    from lamer.synthesis.blind import blind_template
+    from lamer.synthesis.judge import judge_template
+
+    settings, templates = config.synthesize.verify, {}
+    if settings.self_answer:
+        templates["self_answer"] = blind_template(sees_fact=settings.self_answer_sees_fact)
+    if settings.judge is not None:
+        templates["judge"] = judge_template()
+    return {f"synthesize.verify.{name}.template": template.hash for name, template in templates.items()}
 
 
 def extracts_by_teacher(config: Config) -> bool:
@@ -272,6 +290,9 @@ def _check_teacher(run: Run, config: Config, chosen: Sequence[Stage]) -> None:
         check_teacher(config.synthesize.teacher)
         check_ceilings(config.synthesize.teacher)
         check_prompt(config.synthesize.prompt, config.synthesize.teacher.format)
+        if config.synthesize.verify.judge is not None:
+            check_teacher(config.synthesize.verify.judge, "synthesize.verify.judge")
+            check_ceilings(config.synthesize.verify.judge)
 
 
 def _forget_fruitless(run: Run, stages: Sequence[Stage]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -378,6 +379,30 @@ def test_a_teacher_over_http_writes_facts_and_options(tmp_path):
     assert result.counts["queries without a match"] == 1
     assert any("equals the label for 6 of the 7" in note for note in result.notes)
     assert any("no background knowledge: 1 queries" in note for note in result.notes)
+
+
+def test_a_teacher_that_does_not_come_to_its_answer_again_leaves_the_query_open(tmp_path):
+    def reply(messages, **sampling) -> str:
+        text = messages[0]["content"]
+        if "multiple-choice" not in text:
+            return math_reply(messages, **sampling)
+        i = int(text.rsplit("What is ", 1)[1].split()[0])
+        found = re.search(rf"\(([A-C])\) {2 * i}(?= |$)", text, re.MULTILINE)
+        return f"Answer: ({found[1]})" if found else "None of the options is right."
+
+    with TeacherServer(reply) as server:
+        more = {"teacher": {"base_url": server.base_url}, "max_tries": 2}
+        settings = math_config(tmp_path, synthesize=more, retrieve={"method": "teacher", "self_answer": 3})
+        result = run_stage(tmp_path / "run", settings)
+        assert server.num_requests == 10 + 7 * 3
+        assert run_stage(tmp_path / "run", settings) == result
+        assert server.num_requests == 31
+    found = tables(tmp_path / "run")
+    assert [query.id for query in found["queries"] if query.options is None] == ["gsm-4", "gsm-6"]
+    assert found["queries"][3].answer == "6"  # the label of an open query is its text
+    assert result.counts["queries with options"] == 6
+    assert result.counts["queries without a match"] == 1  # a doubted query keeps its facts
+    assert any("asked again blind, it did not come to its answer for 1 queries" in note for note in result.notes)
 
 
 def test_a_killed_teachers_stage_pays_for_nothing_twice(tmp_path):

@@ -48,6 +48,21 @@ def test_cosine_decides_and_the_first_kept_one_is_named():
     assert not found.is_near(one, three)
 
 
+def test_what_is_taken_out_is_found_no_more():
+    found = Paraphrases(at_angles(one=0, two=10, three=18), similarity=np.cos(np.radians(15)))
+    one, two, three = (subject(f"{word} left the spoon in boiling soup") for word in ("one", "two", "three"))
+    found.add(one)
+    found.add(two)
+    found.remove(two)
+    assert found.find(three) is None
+    assert found.find(two) is one
+    found.add(three)
+    found.remove(one)
+    assert found.find(two) is three
+    with pytest.raises(ValueError, match="not among those kept"):
+        found.remove(one)
+
+
 def test_it_agrees_with_comparing_all_vectors():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(120, 4)).astype(np.float32)

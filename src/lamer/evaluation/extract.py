@@ -104,7 +104,7 @@ def extract_answer(text: str, options: Sequence[str] = ()) -> str | None:
         A letter ("A" is the first option), or for a free answer a plain number ("1234", "-0.5", "1/2"), a
         verdict or a phrase as written.
     """
-    reply = _after_thinking(unicodedata.normalize("NFKC", text).replace("\u2044", "/"))
+    reply = after_thinking(unicodedata.normalize("NFKC", text).replace("\u2044", "/"))
     reply = _TAG.sub("", _ANSWER_TAG.sub("\nAnswer: ", reply)).strip()
     if not reply:
         return None
@@ -358,7 +358,7 @@ def _number(match: re.Match[str]) -> str:
 # -- shared -------------------------------------------------------------------------------------------------
 
 
-def _after_thinking(text: str) -> str:
+def after_thinking(text: str) -> str:
     """The text behind a closed reasoning block; an unclosed one holds no answer."""
     if "</think>" in text:
         return text.rsplit("</think>", 1)[1]

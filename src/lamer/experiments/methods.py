@@ -25,7 +25,8 @@ from lamer.run import Run, StageResult
 from lamer.training.curriculum import Order
 
 if TYPE_CHECKING:
-    from lamer.teacher.ledger import Ledger
+    from lamer.synthesis.verify import Verifier
+    from lamer.teacher.teacher import Teacher
 
 MAX_NAIVE_QUOTA = 8
 """Examples from one random fact at most; a corpus too small even then leaves Naive short, as the counts show."""
@@ -151,7 +152,8 @@ def naive_examples(run: Run, config: Config, count: int) -> list[Example]:
     rejected for good is replaced by the next one of the same random order. In a smaller corpus every fact gets
     as many examples as it takes.
     """
-    from lamer.synthesis.stage import open_ledger
+    from lamer.synthesis.stage import open_ledger, open_verifier
+    from lamer.teacher.teacher import Teacher
 
     table = run.table("methods/naive/examples", Example)
     if not table.has(0):
@@ -159,14 +161,21 @@ def naive_examples(run: Run, config: Config, count: int) -> list[Example]:
         order = sorted(facts)
         random.Random(f"naive {config.seed}").shuffle(order)
         with open_ledger(run) as ledger:
-            table.write(0, _write_naive(order, facts, config, ledger, count))
+            teacher = Teacher(config.synthesize.teacher, ledger)
+            verifier = open_verifier(run, config, teacher, "naive")
+            table.write(0, _write_naive(order, facts, config, teacher, verifier, count))
     kept = [example for example in table if example.status == "kept"]
     random.Random(f"naive order {config.seed}").shuffle(kept)
     return kept[:count]
 
 
 def _write_naive(
-    order: Sequence[str], facts: Mapping[str, Fact], config: Config, ledger: Ledger, count: int
+    order: Sequence[str],
+    facts: Mapping[str, Fact],
+    config: Config,
+    teacher: Teacher,
+    verifier: Verifier | None,
+    count: int,
 ) -> list[Example]:
     """Ask for more until `count` examples are kept; what was asked before comes from the ledger."""
     from lamer.synthesis.stage import synthesize_units
@@ -176,9 +185,12 @@ def _write_naive(
     rows: list[Example] = []
     while num_units and quota <= MAX_NAIVE_QUOTA:
         units = [Deficiency(f"naive|{fact}", "", fact, 0.0, RANDOM_TIER, quota) for fact in order[:num_units]]
-        rows = synthesize_units(units, {}, facts, config, ledger, random_facts=True, progress="naive")
+        rows = synthesize_units(
+            units, {}, facts, config, teacher.ledger, random_facts=True, teacher=teacher, progress="naive",
+            verifier=verifier,
+        )  # fmt: skip
         missing = count - sum(row.status == "kept" for row in rows)
-        if missing <= 0 or Budget.of(ledger).is_reached:
+        if missing <= 0 or Budget.of(teacher.ledger).is_reached:
             break
         quota += num_units == len(order)
         num_units = min(len(order), num_units + missing)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lamer.config import Config
+from lamer.knowledge.corpus import normalize
 from lamer.knowledge.math_facts import (
     MathReply,
     math_messages,
@@ -74,7 +75,8 @@ def write_math_tables(
                 bar.skip(len(shard))
                 continue
             replies = ask_teacher(asked, shard, config)
-            tally.update(write_marker(marker, _write_shard(run, config, index, shard, replies, seen)))
+            doubted = doubted_answers(asked, shard, replies, config)
+            tally.update(write_marker(marker, _write_shard(run, config, index, shard, replies, doubted, seen)))
             bar.advance(len(shard))
     queries = {
         "queries": total, "with options": tally["with options"], "by source": dict(by_source),
@@ -84,7 +86,7 @@ def write_math_tables(
         "read": tally["facts written"], "kept": len(seen), "bad rows": [],
         "dropped": {"duplicate": tally["facts written"] - len(seen)},
     }  # fmt: skip
-    return queries, corpus, _notes(settings.model, tally)
+    return queries, corpus, _notes(settings.model, tally, is_checked=config.retrieve.self_answer > 0)
 
 
 def ask_teacher(teacher: Teacher, queries: Sequence[Query], config: Config) -> dict[str, MathReply | None]:
@@ -120,6 +122,31 @@ def ask_teacher(teacher: Teacher, queries: Sequence[Query], config: Config) -> d
     return best
 
 
+def doubted_answers(
+    teacher: Teacher, queries: Sequence[Query], replies: Mapping[str, MathReply | None], config: Config
+) -> frozenset[str]:
+    """Ids of the queries whose answer by the teacher is not the one that it gives again, asked blind.
+
+    Each query that would get the teacher's options is put again `retrieve.self_answer` times with these options in
+    changing order. Where too few replies name the teacher's answer, or could not be had, the answer is doubted.
+    """
+    if not config.retrieve.self_answer:
+        return frozenset()
+    from lamer.synthesis.blind import BlindCheck
+    from lamer.synthesis.checks import Kept
+    from lamer.synthesis.verify import Case
+
+    cases: dict[str, Case] = {}
+    for query in queries:
+        reply = replies[query.id] or MathReply()
+        options = with_options(query, reply, config.seed).options
+        if query.options is None and options is not None and reply.answer is not None:
+            cases[query.id] = Case("", Kept(normalize(query.text), options, options.index(reply.answer), ""))
+    check = BlindCheck(teacher, config.retrieve.self_answer, config.retrieve.agreement, config.seed)
+    reasons = check.reasons(list(cases.values()))
+    return frozenset(key for key, reason in zip(cases, reasons) if reason is not None)
+
+
 def problem(query: Query, reply: MathReply | None) -> str | None:
     """What a reply lacks for this query; one that has options needs facts only."""
     if reply is None:
@@ -133,9 +160,13 @@ def _write_shard(
     index: int,
     queries: Sequence[Query],
     replies: dict[str, MathReply | None],
+    doubted: frozenset[str],
     seen: set[str],
 ) -> dict[str, int]:
-    """Write shard `index` of the three tables; `seen` takes the new facts' ids."""
+    """Write shard `index` of the three tables; `seen` takes the new facts' ids.
+
+    A query whose answer is `doubted` keeps its facts and stays open: no option of it would be known to be right.
+    """
     facts: list[Fact] = []
     matches: list[Match] = []
     finished: list[Query] = []
@@ -153,7 +184,8 @@ def _write_shard(
             if fact.id not in seen:
                 seen.add(fact.id)
                 facts.append(fact)
-        finished.append(with_options(query, reply, config.seed))
+        finished.append(query if query.id in doubted else with_options(query, reply, config.seed))
+        tally["doubted"] += query.id in doubted
         tally["with options"] += finished[-1].options is not None
         if query.options is None and query.answer is not None and reply.answer is not None:
             tally["compared"] += 1
@@ -164,8 +196,13 @@ def _write_shard(
     return dict(tally)
 
 
-def _notes(model: str, tally: Counter[str]) -> list[str]:
+def _notes(model: str, tally: Counter[str], *, is_checked: bool) -> list[str]:
     notes = [f"Facts, answers and distractors were written by the teacher {model} and not checked by anyone."]
+    if is_checked:
+        notes = [
+            f"Facts and answers were written by the teacher {model}; asked again blind, it did not come to its "
+            f"answer for {tally['doubted']} queries, which stay open."
+        ]
     if tally["compared"]:
         notes.append(
             f"The teacher's answer equals the label for {tally['agreed']} of the {tally['compared']} queries that "

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from lamer.microworld import lexicon
+from lamer.microworld.exam import read_sheet, sit
 from lamer.microworld.lexicon import Attribute
 from lamer.microworld.world import World, general_sentences, lay_out, stage, statements
 
@@ -75,7 +76,8 @@ class MicroworldTeacher:
         """The assistant's message.
 
         Args:
-            messages: Chat messages; the prompts C.1 and C.2 of the paper are recognised in their text.
+            messages: Chat messages; the prompts C.1 and C.2 of the paper, blind questions and those to a judge
+                are recognised in their text.
             sampling: Whatever else the request holds. All of it enters the seed, so that a new attempt
                 (another `seed` or number of the attempt) gets another reply.
         """
@@ -84,6 +86,9 @@ class MicroworldTeacher:
         text = "\n".join(str(message.get("content") or "") for message in messages)
         if re.search(r"\bdistractors?\b", text, re.IGNORECASE) and "Background Knowledge" in text:
             return solve_math(text, rng)
+        sheet = read_sheet(text)
+        if sheet is not None:
+            return sit(sheet, self)
         knowledge = _KNOWLEDGE.search(text.replace("Background Knowledge", ""))
         if knowledge is None or not knowledge[1].strip(" {}\"'"):
             return "I need a fact and some examples for reference."

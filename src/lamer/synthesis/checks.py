@@ -21,6 +21,18 @@
 | duplicate | a near-duplicate of an example that this run already has |
 | surplus | fine, but more than was asked for |
 
+What `lamer.synthesis.verify` adds, where it is switched on:
+
+| reason | what it means |
+|---|---|
+| not easier with the fact | the fact does not make the answer more probable for the model under diagnosis |
+| student cannot read it | the model cannot score it (too long for it) |
+| blind answers disagree | asked again without the answer, the teacher gives another one too often |
+| judge: not one right option, judge: wrong answer, judge: explanation does not support the answer, \
+judge: fact not needed | the independent judge says so |
+| judge unreadable | the judge's reply is no verdict |
+| not verified | a server did not answer |
+
 Also here: the letters of the right answers are made uniform over the run.
 """
 
@@ -57,6 +69,17 @@ CONTAMINATED = "contaminated"
 COPIES_REFERENCE = "copies reference"
 DUPLICATE = "duplicate"
 SURPLUS = "surplus"
+NOT_EASIER = "not easier with the fact"
+NOT_READ = "student cannot read it"
+DISAGREE = "blind answers disagree"
+NOT_ONE_RIGHT = "judge: not one right option"
+WRONG_ANSWER = "judge: wrong answer"
+NOT_EXPLAINED = "judge: explanation does not support the answer"
+FACT_NOT_NEEDED = "judge: fact not needed"
+UNREADABLE = "judge unreadable"
+NOT_VERIFIED = "not verified"
+BLOCKED = frozenset({DUPLICATE, SURPLUS})
+"""Reasons that fall away when an example kept before is dropped."""
 
 MAX_QUESTION_LENGTH = 1500
 MAX_OPTION_LENGTH = 400
@@ -198,6 +221,13 @@ class RunChecks:
         if self.paraphrases is not None:
             self.paraphrases.add(subject)
         return Kept(item.question, item.options, item.answer_index, item.explanation or "", item.raw)
+
+    def drop(self, kept: Kept, fact: str) -> None:
+        """Forget an item that was kept: it blocks no later one."""
+        subject = subject_of(kept.question, kept.options, fact)
+        self._kept.remove(subject)
+        if self.paraphrases is not None:
+            self.paraphrases.remove(subject)
 
 
 # Letters

@@ -63,14 +63,28 @@ class Index:
 
     def __init__(self, similarity: float) -> None:
         self.similarity = similarity
-        self._subjects: list[Subject] = []
+        self._subjects: list[Subject | None] = []
+        """None where a question was taken out again."""
         self._frequency: Counter[str] = Counter()
         self._rank: dict[str, int] = {}
         self._postings: defaultdict[str, list[int]] = defaultdict(list)
         self._rebuild_at = 64
 
     def __len__(self) -> int:
-        return len(self._subjects)
+        return sum(subject is not None for subject in self._subjects)
+
+    def remove(self, subject: Subject) -> None:
+        """Take a question out again, the one added last where it was added more than once.
+
+        Raises:
+            ValueError: If it is not there.
+        """
+        for number in reversed(range(len(self._subjects))):
+            if self._subjects[number] == subject:
+                self._subjects[number] = None
+                self._frequency.subtract(subject.words)
+                return
+        raise ValueError("the question is not among those kept")
 
     def add(self, subject: Subject) -> None:
         """Keep a question."""
@@ -91,11 +105,11 @@ class Index:
                     continue
                 seen.add(number)
                 other = self._subjects[number]
-                if min(size, len(other.words)) < self.similarity * max(size, len(other.words)):
+                if other is None or min(size, len(other.words)) < self.similarity * max(size, len(other.words)):
                     continue
                 if are_near(subject, other, self.similarity):
                     return True
-        return not subject.words and any(not other.words for other in self._subjects)
+        return not subject.words and any(other is not None and not other.words for other in self._subjects)
 
     def _prefix(self, words: frozenset[str]) -> list[str]:
         """The rarest words, so many that near-duplicates share one of them."""
@@ -103,7 +117,8 @@ class Index:
         return ordered[: len(words) - ceil(self.similarity * len(words) - 1e-9) + 1]
 
     def _post(self, number: int) -> None:
-        for word in self._prefix(self._subjects[number].words):
+        subject = self._subjects[number]
+        for word in self._prefix(subject.words) if subject is not None else ():
             self._postings[word].append(number)
 
     def _rebuild(self) -> None:

@@ -34,7 +34,8 @@ class Paraphrases:
         self.similarity = similarity
         self._encode = encode
         self._vectors: dict[str, NDArray[np.float32]] = {}
-        self._subjects: list[Subject] = []
+        self._subjects: list[Subject | None] = []
+        """None where a question was taken out again."""
         self._index: Any = None
 
     @classmethod
@@ -74,7 +75,7 @@ class Paraphrases:
         if self._index is None:
             return None
         _, _, found = self._index.range_search(self._vector(subject)[None], self.similarity)
-        near = (self._subjects[number] for number in sorted(found.tolist()))
+        near = (other for number in sorted(found.tolist()) if (other := self._subjects[number]) is not None)
         return next((other for other in near if not are_about_different_things(subject, other)), None)
 
     def add(self, subject: Subject) -> None:
@@ -86,6 +87,18 @@ class Paraphrases:
             self._index = faiss.IndexFlatIP(len(vector))
         self._index.add(vector[None])
         self._subjects.append(subject)
+
+    def remove(self, subject: Subject) -> None:
+        """Take a question out again, the one added last where it was added more than once.
+
+        Raises:
+            ValueError: If it is not there.
+        """
+        for number in reversed(range(len(self._subjects))):
+            if self._subjects[number] == subject:
+                self._subjects[number] = None
+                return
+        raise ValueError("the question is not among those kept")
 
     def _vector(self, subject: Subject) -> NDArray[np.float32]:
         self.prepare([subject])

@@ -6,12 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lamer.config import Config
+from lamer.errors import UsageError
 from lamer.records import Deficiency, Example, Fact, Query, Shortage
 from lamer.run import Run, StageResult
+from lamer.synthesis.blind import BlindCheck
 from lamer.synthesis.contamination import HeldOut, read_held_out
 from lamer.synthesis.export import export_trl
+from lamer.synthesis.judge import JudgeCheck
+from lamer.synthesis.student import FILE, StudentCheck, open_student
 from lamer.synthesis.synthesize import write_examples
 from lamer.synthesis.templates import load_template
+from lamer.synthesis.verify import Check, Verifier
 from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.teacher.teacher import Teacher
 
@@ -23,6 +28,37 @@ EXPORT = "examples.jsonl"
 def open_ledger(run: Run) -> Ledger:
     """The run's ledger of teacher requests, to be closed by the caller."""
     return Ledger(run.path / LEDGER)
+
+
+def open_verifier(run: Run, config: Config, teacher: Teacher, progress: str = "synthesize") -> Verifier | None:
+    """The checks that `synthesize.verify` switches on, the cheapest first; None when it switches on none.
+
+    Nothing is asked and no model loaded before there is an example to check.
+
+    Args:
+        run: An open run; what the student test measures is kept there.
+        config: The resolved settings.
+        teacher: Who answers its own questions; the judge's replies go into the same ledger.
+        progress: What the progress bars say; empty for none.
+    """
+    settings = config.synthesize.verify
+    checks: list[Check] = []
+    if settings.student:
+        file = run.table("examples", Example).folder / FILE
+        checks.append(StudentCheck(lambda: open_student(run, config), config.diagnose, file))
+    if settings.self_answer:
+        checks.append(
+            BlindCheck(
+                teacher,
+                settings.self_answer,
+                settings.agreement,
+                config.seed,
+                sees_fact=settings.self_answer_sees_fact,
+            )
+        )
+    if settings.judge is not None:
+        checks.append(JudgeCheck(Teacher(settings.judge, teacher.ledger), config.seed))
+    return Verifier(checks, progress) if checks else None
 
 
 def synthesize(run: Run, config: Config, teacher: Teacher | None = None) -> StageResult:
@@ -46,7 +82,9 @@ def synthesize(run: Run, config: Config, teacher: Teacher | None = None) -> Stag
     queries, facts = _needed(run, units)
     with open_ledger(run) as ledger:
         asked = teacher or Teacher(config.synthesize.teacher, ledger)
-        result = write_examples(units, queries, facts, config, asked, held_out=held_out)
+        verifier = open_verifier(run, config, asked)
+        verify = verifier.refusals if verifier is not None else None
+        result = write_examples(units, queries, facts, config, asked, held_out=held_out, verify=verify)
         starts, lost = ledger.killed()
     _write_table(run, units, result.examples)
     run.table("shortages", Shortage).write(0, result.shortages)
@@ -58,6 +96,8 @@ def synthesize(run: Run, config: Config, teacher: Teacher | None = None) -> Stag
             "have been paid for without being kept; ceilings do not count them"
         )
     counts = {**result.counts, "exported": num_exported}
+    if verifier is not None:
+        counts["verification"] = verifier.counts()
     if held_out is not None:
         counts["held_out"] = held_out.counts
         notes += held_out.notes
@@ -117,9 +157,16 @@ def synthesize_units(
     random_facts: bool = False,
     teacher: Teacher | None = None,
     progress: str = "synthesize",
+    verifier: Verifier | None = None,
 ) -> list[Example]:
-    """Examples for any list of units, kept and rejected ones; see `write_examples`."""
+    """Examples for any list of units, kept and rejected ones; see `write_examples`.
+
+    Raises:
+        UsageError: If the settings ask for verification and no verifier is given (see `open_verifier`).
+    """
     asked = teacher or Teacher(config.synthesize.teacher, ledger)
+    if verifier is None and config.synthesize.verify.is_on:
+        raise UsageError("synthesize.verify is switched on: synthesize_units needs the verifier of open_verifier")
     return write_examples(
         units,
         queries,
@@ -127,6 +174,7 @@ def synthesize_units(
         config,
         asked,
         held_out=load_held_out(config),
+        verify=verifier.refusals if verifier is not None else None,
         random_facts=random_facts,
         progress=progress,
     ).examples

@@ -18,7 +18,9 @@ from lamer.errors import DataError, TeacherError
 from lamer.records import Deficiency, Example, Fact, Query, Shortage
 from lamer.synthesis.accounting import count, imbalances, notes, shortages
 from lamer.synthesis.checks import (
+    BLOCKED,
     FILTERED,
+    NOT_VERIFIED,
     SURPLUS,
     TRUNCATED,
     UNPARSED,
@@ -113,7 +115,7 @@ def write_examples(
             for unit, reply, items in read
             for item in items
         )
-        _settle([candidate for candidate in checked if candidate is not None], verify)
+        _settle([candidate for candidate in checked if candidate is not None], lacking, checks, verify)
     template = style.template if style else ""
     examples = _examples(work, config.seed, teacher.model, template, random_facts=random_facts)
     counts = count(work, examples, tally)
@@ -207,7 +209,15 @@ def _check(
     reason = structural_reason(
         item, num_options, is_cut=reply.finish_reason == "length", needs_explanation=style.has_explanation
     )
-    refusal = Refusal(reason) if reason else checks.refusal(item, unit.fact.text, unit.reference)
+    if reason is not None:
+        unit.rejected.append(Rejected(item, reason, item.raw))
+        return None
+    return _consider(unit, item, checks)
+
+
+def _consider(unit: Unit, item: ParsedItem, checks: RunChecks) -> Candidate | None:
+    """An item that is sound in itself as a candidate, or rejected for what the run holds already."""
+    refusal = checks.refusal(item, unit.fact.text, unit.reference)
     if refusal is None and unit.missing <= unit.num_candidates:
         refusal = Refusal(SURPLUS)
     if refusal is not None:
@@ -217,16 +227,44 @@ def _check(
     return Candidate(unit, item, checks.keep(item, unit.fact.text))
 
 
-def _settle(candidates: Sequence[Candidate], verify: Verify | None) -> None:
-    """Keep the candidates of a round, or those that pass verification."""
-    refusals = verify(candidates) if verify is not None and candidates else [None] * len(candidates)
-    for candidate, refusal in zip(candidates, refusals, strict=True):
-        unit, item = candidate.unit, candidate.item
-        unit.num_candidates -= 1
-        if refusal is None:
-            unit.kept.append(candidate.kept)
-        else:
-            unit.rejected.append(Rejected(item, refusal.reason, item.raw, refusal.detail))
+def _settle(
+    candidates: Sequence[Candidate], units: Sequence[Unit], checks: RunChecks, verify: Verify | None
+) -> None:
+    """Keep the candidates of a round, or those that pass verification.
+
+    One that fails is forgotten by the checks, and what it alone stood in the way of takes its turn.
+    """
+    while candidates:
+        refusals: Sequence[Refusal | None] = [Refusal(NOT_VERIFIED)] * len(candidates)
+        try:
+            refusals = verify(candidates) if verify is not None else [None] * len(candidates)
+        finally:
+            for candidate, refusal in zip(candidates, refusals, strict=True):
+                _settle_one(candidate, refusal, checks)
+        candidates = _unblocked(units, checks) if any(refusals) else []
+
+
+def _settle_one(candidate: Candidate, refusal: Refusal | None, checks: RunChecks) -> None:
+    unit, item = candidate.unit, candidate.item
+    unit.num_candidates -= 1
+    if refusal is None:
+        unit.kept.append(candidate.kept)
+    else:
+        checks.drop(candidate.kept, unit.fact.text)
+        unit.rejected.append(Rejected(item, refusal.reason, item.raw, refusal.detail))
+
+
+def _unblocked(units: Sequence[Unit], checks: RunChecks) -> list[Candidate]:
+    """What was turned down for others that may be gone, considered anew."""
+    found: list[Candidate] = []
+    for unit in units:
+        blocked = [rejected for rejected in unit.rejected if rejected.reason in BLOCKED]
+        unit.rejected = [rejected for rejected in unit.rejected if rejected.reason not in BLOCKED]
+        for rejected in blocked:
+            assert rejected.item is not None
+            candidate = _consider(unit, rejected.item, checks)
+            found += [candidate] if candidate is not None else []
+    return found
 
 
 def _unparsed_reason(reply: Reply) -> str:

@@ -27,8 +27,12 @@ class Secret:
         return text.replace(self.value, "[key]") if len(self.value) >= MIN_SECRET_LENGTH else text
 
 
-def api_key(settings: TeacherSettings) -> Secret:
+def api_key(settings: TeacherSettings, section: str = "synthesize.teacher") -> Secret:
     """The key from the environment; empty for a server that may need none.
+
+    Args:
+        settings: Address and the variable's name.
+        section: What errors call the settings.
 
     Raises:
         TeacherError: If the address is no address, the service needs a key and there is none, or the key cannot
@@ -37,25 +41,25 @@ def api_key(settings: TeacherSettings) -> Secret:
     address = urlsplit(settings.base_url or OPENAI_URL)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise TeacherError(
-            f"synthesize.teacher.base_url: {settings.base_url!r} is no server address; write it like "
+            f"{section}.base_url: {settings.base_url!r} is no server address; write it like "
             "http://localhost:8000/v1"
         )
     variable = settings.api_key_env
     key = os.environ.get(variable, "").strip()
     if not key and (address.hostname == "openai.com" or address.hostname.endswith(".openai.com")):
         raise TeacherError(
-            f"{address.hostname}: no key for the teacher: set the environment variable {variable} (or another one "
-            "named by synthesize.teacher.api_key_env), or point synthesize.teacher.base_url at your own server"
+            f"{address.hostname}: no key for {section}: set the environment variable {variable} (or another one "
+            f"named by {section}.api_key_env), or point {section}.base_url at your own server"
         )
     if not (key.isascii() and key.isprintable()):
         raise TeacherError(f"{variable}: holds characters that no key has; set it again")
     return Secret(key)
 
 
-def check_teacher(settings: TeacherSettings) -> None:
+def check_teacher(settings: TeacherSettings, section: str = "synthesize.teacher") -> None:
     """Find out early, without asking anything, that the teacher's address or key is missing.
 
     Raises:
         TeacherError: See `api_key`.
     """
-    api_key(settings)
+    api_key(settings, section)
