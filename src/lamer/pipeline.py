@@ -50,7 +50,10 @@ STAGES: tuple[Stage, ...] = (
         ("diagnoses", "placebos", "precision.json"),
     ),
     Stage("select", "lamer.diagnosis.stage:select", ("select",), ("deficiencies",)),
-    Stage("synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",), ("examples", "examples.jsonl")),
+    Stage(
+        "synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",),
+        ("examples", "examples.jsonl", "export"),
+    ),
     Stage("train", "lamer.training.stage:train", ("train",), ("adapter", "training")),
     Stage("evaluate", "lamer.evaluation.stage:evaluate", ("evaluate",), ("predictions", "stories.jsonl")),
     Stage("report", "lamer.report.stage:report", (), ("report.html",)),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from lamer.config import Config
 from lamer.records import Deficiency, Example, Fact, Query
 from lamer.run import Run, StageResult
-from lamer.synthesis.export import export_trl
+from lamer.synthesis.export import export_trl, origins_of
 from lamer.synthesis.synthesize import write_examples
 from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.teacher.teacher import Teacher
@@ -43,7 +43,7 @@ def synthesize(run: Run, config: Config, teacher: Teacher | None = None) -> Stag
         asked = teacher or Teacher(config.synthesize.teacher, ledger)
         result = write_examples(units, queries, facts, config, asked)
     _write_table(run, units, result.examples)
-    num_exported = export_trl(result.examples, config.prompt, run.path / EXPORT)
+    num_exported = export_trl(result.examples, config.prompt, run.path / EXPORT, origins_of(units, facts))
     notes = [] if units else ["no deficiencies: nothing to write examples for"]
     return StageResult({**result.counts, "exported": num_exported}, [*notes, *result.notes])
 
