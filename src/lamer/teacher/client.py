@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from lamer.config import TeacherSettings
-from lamer.teacher.key import OPENAI_URL, Secret, api_key
+from lamer.teacher.key import OPENAI_URL, Secret, api_key, quiet_logs
 from lamer.teacher.ledger import Answer
 from lamer.teacher.requests import Failure, storable
 from lamer.teacher.retry import fault_of, retry_after_s
@@ -29,6 +30,7 @@ class Client:
         self.address = (settings.base_url or OPENAI_URL).rstrip("/")
         self._client: openai.AsyncOpenAI | None = None
         self._secret = Secret("")
+        self._logs = ExitStack()
         self._renamed: dict[str, str | None] = {}
 
     def open(self) -> None:
@@ -42,11 +44,13 @@ class Client:
             max_retries=0,
             timeout=self.settings.timeout_s,
         )
+        self._logs.enter_context(quiet_logs(self._secret))
 
     async def close(self) -> None:
         """Close connections and forget the key."""
         if self._client is not None:
             await self._client.close()
+        self._logs.close()
         self._client, self._secret = None, Secret("")
 
     async def send(self, request: Mapping[str, Any]) -> Answer:
