@@ -266,10 +266,13 @@ def test_the_command_prints_path_and_rows(run, capsys, tmp_path):
     }  # fmt: skip
 
 
-def test_a_run_whose_synthesis_is_not_complete_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize("stages", [{}, {"synthesize": {}}])
+def test_a_run_whose_synthesis_is_not_complete_is_refused(tmp_path, capsys, stages):
     with Run.open(tmp_path / "run") as opened:
         opened.write_manifest({})
-        opened.begin("synthesize", {})
+        for stage in stages:
+            opened.table("examples", Example).write(0, EXAMPLES)
+            opened.begin(stage, {})
     status, _, err = run_cli("export", str(tmp_path / "run"), capsys=capsys)
     assert status == 2
     assert f"has no complete examples yet; `lamer synthesize --out {tmp_path / 'run'}` makes them" in err

@@ -81,7 +81,7 @@ def export_run(
     """Write the kept examples of the run at `path` in one format.
 
     Args:
-        path: Run directory; `synthesize` must be complete.
+        path: Run directory; its examples must be complete.
         format_: `trl`, `alpaca`, `sharegpt` or `dataset`.
         out: File, or folder of a data set; None is a place in the run directory.
         push: Data set of the Hub (`OWNER/NAME`) to send the data set to; private unless it exists.
@@ -96,7 +96,8 @@ def export_run(
     _check_options(format_, push, is_public=is_public, with_rejected=with_rejected)
     run = Run.existing(path)
     entry = run.manifest().get("synthesize")
-    if entry is None or entry.status != "complete":
+    is_unfinished = entry is not None and entry.status != "complete"
+    if is_unfinished or not run.table("examples", Example).shards():
         raise UsageError(f"{path}: has no complete examples yet; `lamer synthesize --out {path}` makes them")
     config = load_config(run.path / CONFIG)
     examples = list(run.table("examples", Example))
