@@ -18,7 +18,7 @@ MIN_SECRET_LENGTH = 8
 """A shorter key is a placeholder of a local server, not a secret to be blotted out of replies."""
 
 
-HTTP_LOGGERS = ("openai", "httpx", "httpcore")
+HTTP_LOGGERS = ("openai", "httpx", "httpcore", "aiohttp")
 """Begins of the names of the loggers that may be told what a server said."""
 
 
