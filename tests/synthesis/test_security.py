@@ -225,6 +225,29 @@ def test_no_refusal_shows_the_key(tmp_path, monkeypatch, caplog, capfd, status):
     assert findings(tmp_path, KEY) == []
 
 
+def test_batches_leave_no_trace_of_the_key_either(tmp_path, monkeypatch, caplog, capfd):
+    """Ids, messages, results and errors of batches give the key away."""
+    module = pytest.importorskip("lamer.testing.batch_desk")
+    monkeypatch.setenv("PLANTED", KEY)
+    caplog.set_level(logging.DEBUG)
+    secret_sentence = told(KEY)
+    faults = [
+        module.BatchFault(status="failed", code="token_limit_exceeded", error_message=secret_sentence),
+        module.BatchFault(errors=lambda position: (500, 400, None)[position % 3], error_message=secret_sentence),
+        module.BatchFault(status="failed", code="server_error", error_message=secret_sentence),
+    ]
+    with Run.open(tmp_path / "run") as run, Parrot(write, api_key=KEY, desk=module.BatchDesk(faults)) as server:
+        fill_run(run, 8)
+        config = config_for(server.base_url, api_key_env="PLANTED", mode="batch", poll_s=0.01, max_retries=2)
+        shown = repr(synthesize(run, config))
+        assert any("[key]" in row.raw for row in run.table("examples", Example))
+        assert findings(tmp_path, KEY) == []
+    shown += caplog.text + "".join(capfd.readouterr())
+    assert "[key]" in shown
+    assert [form for form in forms(KEY) if form in shown] == []
+    assert findings(tmp_path, KEY) == []
+
+
 def test_log_records_are_whole_again_when_the_teacher_is_done(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("PLANTED", KEY)
     with TeacherServer(write, api_key=KEY) as server, Ledger(tmp_path / "teacher.sqlite") as ledger:
