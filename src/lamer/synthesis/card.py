@@ -174,11 +174,12 @@ def _checks(
         "the fact had to make each question easier for the model" if verify.student else "",
     ]
     verified = "; ".join(filter(None, optional)) or "none"
+    held_out = "\nNo example repeats an item of the files that the run held out." if counts.get("held_out") else ""
     num_options = config.synthesize.num_options
     return f"""\
 Every item had to hold a question, {num_options} distinct options, one of them the answer, and an explanation that
 does not contradict it; not quote the fact; and repeat neither the query it was written for nor another example.
-The letters of the right answers are balanced.
+The letters of the right answers are balanced.{held_out}
 
 {kept} of {len(examples)} items were kept{short}. Verification: {verified}.{table}"""
 
