@@ -122,7 +122,7 @@ def test_every_stage_completes_and_leaves_what_it_promises(finished):
     manifest = Run.existing(finished).manifest()
     assert [name for name, entry in manifest.items() if entry.status == "complete"] == [s.name for s in STAGES]
     for stage in STAGES:
-        for output in set(stage.outputs) - {"passages", "precision.json"}:  # with documents, in bfloat16
+        for output in set(stage.outputs) - {"passages", "precision.json", "export"}:  # documents, bfloat16, asked
             assert (finished / output).exists(), f"{stage.name} left no {output}"
 
 

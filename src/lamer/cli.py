@@ -14,6 +14,7 @@ import typer
 
 from lamer import __version__
 from lamer.errors import LamerError
+from lamer.terminal import visible
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -281,6 +282,36 @@ def show(
     show_table(run_, table, as_json=as_json, limit=limit)
 
 
+@app.command(
+    epilog="Example: lamer export runs/first --format alpaca, or "
+    "lamer export runs/first --format dataset --push OWNER/NAME"
+)
+def export(
+    run_: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="trl, alpaca, sharegpt, or dataset (a data set of the Hub, with a card)."),
+    ] = "trl",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File, or folder for a data set; RUN/export/... by default.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", help="Send the data set to the Hub as OWNER/NAME; the key is HF_TOKEN.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see what is pushed.")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Data set: rejected items too, in a part of their own.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the kept examples as training data for other trainers, or as a data set of the Hub."""
+    from lamer.synthesis.hub import export_run
+
+    exported = export_run(run_, format_, out, push=push, is_public=public, with_rejected=all_)
+    text = json.dumps(exported.to_json(), ensure_ascii=False) if as_json else exported.to_text()
+    typer.echo(visible(text))
+
+
 @app.command(epilog="Example: lamer explain runs/first q17")
 def explain(
     run_: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
@@ -293,7 +324,8 @@ def explain(
     from lamer.run import Run
 
     explanation = explain_pair(Run.existing(run_), query_id, fact_id)
-    typer.echo(json.dumps(explanation.to_json(), ensure_ascii=False) if as_json else explanation.to_text())
+    text = json.dumps(explanation.to_json(), ensure_ascii=False) if as_json else explanation.to_text()
+    typer.echo(visible(text))
 
 
 @app.command(epilog="Example: lamer score --model ./model pairs.jsonl > scores.jsonl")
@@ -433,6 +465,6 @@ def _usage(error: Any) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    for line in message.splitlines() or [""]:
+    for line in visible(message).splitlines() or [""]:
         sys.stderr.write(f"lamer: {line}\n")
     return status

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -43,6 +44,36 @@ def placeholders(template: str) -> set[str]:
     return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
 
 
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_MAX_LOWER_CASE = 20
+"""Characters of a variable's name with small letters in it; what is longer is taken for a key."""
+
+
+def _public_address(value: str) -> str:
+    """A server's address, which is saved with the run: without a password or key in it."""
+    if "@" in value or "?" in value or "#" in value:
+        raise ValueError(
+            "base_url: holds a user, a key or a query, and is saved with the run; leave those out, and put the "
+            "key into the environment variable that api_key_env names"
+        )
+    return value
+
+
+def _variable(value: str) -> str:
+    """The name of an environment variable, and not the key itself."""
+    is_key = not value.isupper() and len(value) > _MAX_LOWER_CASE
+    if is_key or not _VARIABLE.fullmatch(value):
+        raise ValueError(
+            "api_key_env: is no name of an environment variable; if it is the key itself, set a variable to it "
+            "and give the variable's name here, because settings are saved with the run"
+        )
+    return value
+
+
+Address = Annotated[str, AfterValidator(_public_address)]
+VariableName = Annotated[str, AfterValidator(_variable)]
+
+
 class Settings(BaseModel):
     """Base of all settings: unknown keys are errors, values do not change."""
 
@@ -52,11 +83,13 @@ class Settings(BaseModel):
 class ServerSettings(Settings):
     """A server that computes the log-probabilities, with `/v1/completions` as OpenAI had it."""
 
-    base_url: str = Field(description="server address, such as http://localhost:8000/v1")
+    base_url: Address = Field(description="server address, such as http://localhost:8000/v1")
     model: str | None = Field(
         None, description="model name on the server; null: model.name, or else the only one it serves"
     )
-    api_key_env: str = Field("MODEL_API_KEY", description="environment variable that holds the key; never stored")
+    api_key_env: VariableName = Field(
+        "MODEL_API_KEY", description="environment variable that holds the key; never stored"
+    )
     prompt: Literal["auto", "ids", "text"] = Field(
         "auto", description="what is sent; auto: token ids where the server takes them, else text"
     )
@@ -330,8 +363,10 @@ class TeacherSettings(Settings):
     """The model that writes examples, behind an OpenAI-compatible server."""
 
     model: str = Field("gpt-3.5-turbo-0125", description="model name on the server")
-    base_url: str | None = Field(None, description="server address; null: OpenAI's")
-    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key; never stored")
+    base_url: Address | None = Field(None, description="server address; null: OpenAI's")
+    api_key_env: VariableName = Field(
+        "OPENAI_API_KEY", description="environment variable that holds the key; never stored"
+    )
     mode: Literal["online", "batch"] = Field(
         "online", description="online: concurrent requests; batch: OpenAI's Batch API, half the price, up to a day"
     )
@@ -623,7 +658,10 @@ def _problem(item: ErrorDetails) -> str:
         return f"{where}: unknown tier{nearest(tier, TIER_NAMES)}; known: {', '.join(TIER_NAMES)}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
-        return message
+        names_key = bool(location) and message.startswith(f"{location[-1]}: ")
+        return key + message.removeprefix(location[-1]) if names_key else message
+    if location[-1:] == ["api_key_env"]:
+        return f"{key}: {message[0].lower()}{message[1:]}"
     given = item["input"]
     return f"{key}: {message[0].lower()}{message[1:]}, got {given!r}"
 

@@ -6,6 +6,7 @@
     ├── DataError           an input file, row or field is wrong
     ├── ModelError          a model or tokenizer cannot be loaded or used
     ├── TeacherError        the teacher cannot be reached or refuses
+    ├── HubError            a data set cannot be pushed to the Hugging Face Hub
     └── RunError            the run directory does not fit, is locked, or cannot be written
 
 The message is one line: what happened, with the value, and the way out. The library raises;
@@ -41,6 +42,10 @@ class ModelError(LamerError):
 
 class TeacherError(LamerError):
     """The teacher cannot be reached, or refuses to work."""
+
+
+class HubError(LamerError):
+    """The Hugging Face Hub cannot be reached, or refuses."""
 
 
 class RunError(LamerError):

@@ -52,7 +52,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("select", "lamer.diagnosis.stage:select", ("select",), ("deficiencies",)),
     Stage(
         "synthesize", "lamer.synthesis.stage:synthesize", ("synthesize",),
-        ("examples", "shortages", "examples.jsonl"),
+        ("examples", "shortages", "examples.jsonl", "export"),
     ),
     Stage("train", "lamer.training.stage:train", ("train",), ("adapter", "training")),
     Stage("evaluate", "lamer.evaluation.stage:evaluate", ("evaluate",), ("predictions", "stories.jsonl")),

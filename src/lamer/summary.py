@@ -16,6 +16,7 @@ from rich.text import Text
 from lamer.errors import UsageError, nearest
 from lamer.records import TABLES
 from lamer.run import Run, StageEntry
+from lamer.terminal import visible
 
 MAX_CELL = 60
 """Characters of a cell in a table on the terminal; `--json` shows everything."""
@@ -33,9 +34,9 @@ def show_stage(run: Run, name: str, entry: StageEntry, *, is_new: bool, as_json:
     state = f"{entry.seconds:.1f} s, peak memory {entry.peak_memory_mib:,.0f} MiB" if is_new else "done before"
     console.print(Text.assemble((name, "bold"), f"  {state}"))
     for label, value in entry.counts.items():
-        console.print(Text(f"  {label.replace('_', ' ')}: {_inline(value)}"))
+        console.print(Text(visible(f"  {label.replace('_', ' ')}: {_inline(value)}")))
     for note in entry.notes:
-        console.print(Text(f"  note: {note}", style="yellow"))
+        console.print(Text(visible(f"  note: {note}"), style="yellow"))
 
 
 def _inline(value: Any) -> str:
@@ -51,10 +52,10 @@ def _inline(value: Any) -> str:
 
 
 def print_line(text: str) -> None:
-    """One line on stdout, as it is (no wrapping, no markup)."""
+    """One line on stdout (no wrapping, no markup); control characters are shown, not obeyed."""
     import sys
 
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(visible(text) + "\n")
 
 
 def show_table(path: Path, name: str, *, as_json: bool = False, limit: int | None = None) -> None:

@@ -16,9 +16,9 @@ import pytest
 
 from lamer.config import PromptSettings, load_config
 from lamer.errors import TeacherError
-from lamer.records import Deficiency, Example
+from lamer.records import Deficiency, Example, Fact
 from lamer.run import Run
-from lamer.synthesis.export import trl_rows
+from lamer.synthesis.export import origins_of, trl_rows
 from lamer.synthesis.stage import synthesize
 from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.testing import TeacherServer
@@ -40,7 +40,11 @@ def test_the_stage_writes_table_export_and_ledger(tmp_path, monkeypatch):
             unit.id: unit.quota for unit in run.table("deficiencies", Deficiency)
         }
         lines = (run.path / "examples.jsonl").read_text(encoding="utf-8").splitlines()
-        assert [json.loads(line) for line in lines] == list(trl_rows(rows, PromptSettings()))
+        units = list(run.table("deficiencies", Deficiency))
+        facts = {fact.id: fact for fact in run.table("facts", Fact)}
+        expected = list(trl_rows(rows, PromptSettings(), origins_of(units, facts)))
+        assert [json.loads(line) for line in lines] == expected
+        assert all(row["tier"] and row["fact"] and row["severity"] for row in expected)
         with Ledger(run.path / LEDGER) as ledger:
             assert ledger.totals().answered == server.num_replies == 12
 
@@ -54,6 +58,10 @@ def test_an_exported_example_reads_as_lamer_trains_on_it():
         {
             "prompt": [{"role": "user", "content": "Question: Why {is} it hot?\nOptions: (A) ice (B) fire"}],
             "completion": [{"role": "assistant", "content": "Fire burns. The answer is (B) fire"}],
+            "id": "x#0",
+            "severity": 0.5,
+            "tier": None,
+            "fact": None,
         }
     ]
 

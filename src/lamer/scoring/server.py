@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from lamer.config import ServerSettings
 from lamer.errors import ModelError
+from lamer.teacher.key import Secret, quiet_logs
 from lamer.teacher.retry import BACKOFF_S, Fault, backoff_s, fault_of, retry_after_s
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 DUMMY_KEY = "unused"
 """Sent to servers that need no key; the client insists on one."""
-MIN_SECRET_LENGTH = 8
 MAX_TRIES_UNREACHED = 3
 """Tries of a request while no connection was ever made: a wrong address should be told soon."""
 MAX_ERROR_LENGTH = 200
@@ -88,7 +89,8 @@ class CompletionsServer:
         self.backoff_s = backoff_s
         self.model: str | None = settings.model
         """Name sent with every request; `models` helps to choose it."""
-        self._key = _key(settings)
+        self._secret = Secret(_key(settings))
+        self._logs = ExitStack()
         self._client: openai.OpenAI | None = None
         self._lock = threading.Lock()
         self._values: dict[str, Any] = {}
@@ -228,11 +230,12 @@ class CompletionsServer:
         with self._lock:
             if self._client is None:
                 self._client = openai.OpenAI(
-                    api_key=self._key or DUMMY_KEY,
+                    api_key=self._secret.value or DUMMY_KEY,
                     base_url=self.address,
                     max_retries=0,
                     timeout=self.settings.timeout_s,
                 )
+                self._logs.enter_context(quiet_logs(self._secret))
             return self._client
 
     def _status_failure(self, error: openai.APIStatusError) -> _Failure:
@@ -260,7 +263,7 @@ class CompletionsServer:
     def _refusal(self, told: str) -> str:
         variable = self.settings.api_key_env
         if told.startswith(("status 401", "status 403")):
-            has_key = "holds a key the server does not accept" if self._key else "is not set"
+            has_key = "holds a key the server does not accept" if self._secret.value else "is not set"
             return f"{self.address}: the server refused with {told}; {variable} {has_key}"
         if told.startswith("status 404"):
             return (
@@ -272,9 +275,7 @@ class CompletionsServer:
     def _told(self, message: str) -> str:
         """A server's message as part of one line, without the key."""
         text = message.encode("utf-8", "replace").decode("utf-8")
-        if len(self._key) >= MIN_SECRET_LENGTH:
-            text = text.replace(self._key, "[key]")
-        line = " ".join(text.split())
+        line = " ".join(self._secret.scrub(text).split())
         return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 3] + "..."
 
 

@@ -12,6 +12,9 @@ checks      is an item an example? letters (pure)
 advice      what the teacher is told about items that were turned down (pure)
 units, synthesize   units -> examples, round by round
 accounting  counts that balance, shortages, notes (pure)
-export      training data for other trainers
+verify      checks that cost: student, blind, judge; costs of them (pure)
+export      training data for other trainers (pure)
+hub         exports of a run: files, or a data set of the Hub; push
+card        the card of such a data set
 stage       the stage of a run
 """

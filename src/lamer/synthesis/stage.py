@@ -11,7 +11,7 @@ from lamer.records import Deficiency, Example, Fact, Query, Shortage
 from lamer.run import Run, StageResult
 from lamer.synthesis.blind import BlindCheck
 from lamer.synthesis.contamination import HeldOut, read_held_out
-from lamer.synthesis.export import export_trl
+from lamer.synthesis.export import export_trl, origins_of
 from lamer.synthesis.judge import JudgeCheck
 from lamer.synthesis.student import FILE, StudentCheck, open_student
 from lamer.synthesis.synthesize import write_examples
@@ -88,7 +88,7 @@ def synthesize(run: Run, config: Config, teacher: Teacher | None = None) -> Stag
         starts, lost = ledger.killed()
     _write_table(run, units, result.examples)
     run.table("shortages", Shortage).write(0, result.shortages)
-    num_exported = export_trl(result.examples, config.prompt, run.path / EXPORT)
+    num_exported = export_trl(result.examples, config.prompt, run.path / EXPORT, origins_of(units, facts))
     notes = [] if units else ["no deficiencies: nothing to write examples for"]
     if starts:
         notes.append(

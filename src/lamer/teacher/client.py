@@ -6,10 +6,11 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 from lamer.config import TeacherSettings
-from lamer.teacher.key import OPENAI_URL, Secret, api_key
+from lamer.teacher.key import OPENAI_URL, Secret, api_key, quiet_logs
 from lamer.teacher.ledger import Answer
 from lamer.teacher.requests import Failure, storable
 from lamer.teacher.retry import fault_of, is_overload, refuses_format, wait_asked_s
@@ -37,6 +38,7 @@ class Client:
         self._path = f"{self.address}/chat/completions"
         self._client: openai.AsyncOpenAI | None = None
         self._secret = Secret("")
+        self._logs = ExitStack()
         self._renamed: dict[str, str | None] = {}
 
     def open(self) -> None:
@@ -53,11 +55,13 @@ class Client:
             http_client=openai.DefaultAioHttpClient(),
             default_headers=cast("Mapping[str, str]", dict.fromkeys(PLATFORM_HEADERS, openai.Omit())),
         )
+        self._logs.enter_context(quiet_logs(self._secret))
 
     async def close(self) -> None:
         """Close connections and forget the key."""
         if self._client is not None:
             await self._client.close()
+        self._logs.close()
         self._client, self._secret = None, Secret("")
 
     async def send(self, request: Mapping[str, Any]) -> Answer:
