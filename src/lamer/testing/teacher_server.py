@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lamer.testing.local_server import Fault, LocalServer, RefusedError
+from lamer.testing.faults import Fault
+from lamer.testing.local_server import LocalServer, RefusedError
 
 Messages = list[dict[str, str]]
 Reply = Callable[..., str]
