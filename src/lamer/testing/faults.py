@@ -31,9 +31,10 @@ BadBody = Literal[
     "content as list",
     "no content",
     "usage as text",
+    "usage no object",
     "no usage",
 ]
-HARMLESS: frozenset[BadBody | None] = frozenset({None, "usage as text", "no usage"})
+HARMLESS: frozenset[BadBody | None] = frozenset({None, "usage as text", "usage no object", "no usage"})
 """Bodies whose text can be used all the same."""
 
 
@@ -104,7 +105,7 @@ def all_faults(
     bodies: tuple[BadBody, ...] = (
         "invalid json", "truncated", "empty", "web page", "no object", "error object", "empty choices",
         "choices as text", "no message", "message as text", "content as list", "no content", "usage as text",
-        "no usage",
+        "usage no object", "no usage",
     )  # fmt: skip
     return (
         Fault(status=429, retry_after=short_wait_s),
@@ -184,6 +185,8 @@ def _misshapen(reply: dict[str, Any], fault: Fault) -> object:
             return reply | {
                 "usage": {name: f"about {number}" for name, number in (reply.get("usage") or {}).items()}
             }
+        case "usage no object":
+            return reply | {"usage": "none"}
         case "no usage":
             return {name: value for name, value in reply.items() if name != "usage"}
     return reply | {"choices": [_misshapen_choice(dict(choice), fault) for choice in reply.get("choices", [])]}
