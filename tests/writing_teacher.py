@@ -11,6 +11,7 @@ from pathlib import Path
 from lamer.config import Config, load_config
 from lamer.records import Deficiency, Fact, Query, Tier
 from lamer.run import Run
+from lamer.synthesis.stage import synthesize
 
 _NOUNS = (
     "anchor basket candle drawer engine feather garden hammer island jacket kettle ladder mirror needle orchard "
@@ -94,3 +95,9 @@ def fill_run(run: Run, count: int) -> None:
 def content_of(folder: Path) -> bytes:
     """Every byte of every file below a folder, names included."""
     return b"".join(str(p).encode() + p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file())
+
+
+def synthesize_in(folder: Path, base_url: str, **teacher: object) -> None:
+    """The stage in a process of its own, to be killed."""
+    with Run.open(folder) as run:
+        synthesize(run, config_for(base_url, format="text", **teacher))
