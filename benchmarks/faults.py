@@ -31,11 +31,12 @@ from lamer.records import Deficiency, Example, Fact, Query, Tier
 from lamer.run import Run, StageResult, git_commit
 from lamer.synthesis.stage import synthesize
 from lamer.teacher.ledger import LEDGER, Ledger
-from lamer.testing import TeacherServer, all_faults, random_faults
+from lamer.testing import Fault, TeacherServer, all_faults, random_faults
+from lamer.testing.faults import body_hash
 
 TIERS: tuple[Tier, ...] = ("easy", "normal", "hard", "unfair")
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "ol")]
-PATIENCE_S = 3.0
+PATIENCE_S = 5.0
 CONCURRENCY = 16
 
 
@@ -144,6 +145,16 @@ def shortages(folder: Path, rows: Sequence[Example], deficiencies: Sequence[Defi
     }
 
 
+def met_again(server: TeacherServer) -> list[list[str]]:
+    """What the requests that were answered more than once met, in order; an empty text is no fault."""
+    again = {key for key, count in server.answered.items() if count > 1}
+    met: dict[str, list[str]] = {}
+    for number, body in enumerate(server.requests):
+        if (key := body_hash(body)) in again:
+            met.setdefault(key, []).append((server.fault(number) or Fault()).kind)
+    return list(met.values())
+
+
 def seconds_of(kind: int) -> float:
     usage = resource.getrusage(kind)
     return usage.ru_utime + usage.ru_stime
@@ -180,6 +191,7 @@ def measure_faults(folder: Path, options: argparse.Namespace) -> tuple[dict[str,
             "usable replies": server.answered.total(),
             "requests with a usable reply": len(server.answered),
             "answered again": server.num_answered_again,
+            "these met": met_again(server),
             "client gone": server.num_abandoned,
         },
         "ledger": answered,
