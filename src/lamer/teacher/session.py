@@ -185,8 +185,8 @@ class Session:
                 f"{self.settings.timeout_s:g} s; start again later, or raise synthesize.teacher.timeout_s "
                 f"({self._kept})"
             )
-        waited_s = now - self._told_to_wait_since
-        if waited_s > num_tries * self.settings.max_retry_after_s:
+        waited_s = now - self._told_to_wait_since  # others may be under way meanwhile, for timeout_s each
+        if waited_s > num_tries * max(self.settings.max_retry_after_s, self.settings.timeout_s):
             self._stop(
                 f"{self.backend.address}: teacher has only asked to wait for {waited_s:.0f} s; start again later "
                 f"({self._kept})"
