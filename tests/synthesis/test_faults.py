@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from lamer.synthesis.synthesize import Synthesis, write_examples
 from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.teacher.teacher import Teacher
 from lamer.testing import Fault, TeacherServer, all_faults, random_faults
+from lamer.testing.local_server import RefusedError
 from lamer.testing.teacher_server import Reply
 from writing_teacher import config_for, fill_run, sloppy, synthesize_in, units, write
 
@@ -112,6 +114,20 @@ def test_requests_that_never_succeed_are_short_with_their_reason_and_stop_no_oth
     assert "the model fell over" in notes["q3|f3"]
     assert "0 of 2 kept" in notes["q5|f5"]
     assert "unparsed" in notes["q6|f6"]
+    assert server.num_answered_again == 0
+
+
+def test_a_round_of_nothing_but_refused_requests_stops_no_run(tmp_path):
+    def strict(messages, **sampling) -> str:
+        if int(re.search(r"number (\d+) ", messages[-1]["content"])[1]) % 4 == 0:
+            raise RefusedError(400, "the prompt triggered the content filter")
+        return write(messages, **sampling)
+
+    result, server = synthesize_under(strict, lambda number: None, tmp_path, 40, concurrency=2)
+    check_accounting(result, units(40)[0])
+    assert result.counts["short_deficiencies"] == 10
+    assert result.counts["requests"] == {"asked": 30, "from ledger": 0, "failed": 40}
+    assert "content filter" in result.notes[-1]
     assert server.num_answered_again == 0
 
 

@@ -209,6 +209,8 @@ class Session:
 
     def _give_up(self, failure: Failure, error: str, started: float) -> None:
         """Count a failed request; stop everything when the teacher is to blame, not the request."""
+        if failure.fault == "request":  # the server is well; a last round may hold none but such requests
+            return
         self._failures_in_a_row += 1
         address = self.backend.address
         if failure.fault == "fatal":
