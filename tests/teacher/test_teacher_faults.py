@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from lamer.config import TeacherSettings
@@ -72,3 +74,19 @@ def test_usage_that_is_no_number_is_unknown_not_wrong(ask):
     replies, _ = ask(Fault(body="usage as text"))
     assert replies["r2"].prompt_tokens == replies["r2"].completion_tokens == 0
     assert replies["r3"].prompt_tokens == 2
+
+
+def test_one_request_that_always_times_out_stops_no_other(tmp_path):
+    def stuck(messages, **sampling) -> str:
+        if messages[-1]["content"] == "say 2":
+            time.sleep(0.5)
+        return echo(messages)
+
+    with Ledger(tmp_path / "teacher.sqlite") as ledger, TeacherServer(stuck) as server:
+        settings = TeacherSettings(
+            model="m", base_url=server.base_url, format="text", concurrency=1, max_retries=3, timeout_s=0.3
+        )
+        teacher = Teacher(settings, ledger, backoff_s=0.01)
+        replies = teacher.ask([Request(f"r{i}", user_message(f"say {i}")) for i in range(6)])
+    assert set(wrong_replies(replies)) == {"r2"}
+    assert "0.3 s (4 tries)" in (replies["r2"].error or "")

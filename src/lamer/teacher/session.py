@@ -179,7 +179,9 @@ class Session:
     def _stop_if_silent(self, now: float) -> None:
         """Stop when the server has for long done nothing but let requests time out, or tell them to wait."""
         num_tries = self.settings.max_retries + 1
-        if self._timeouts_in_a_row >= max(2 * self.settings.concurrency, num_tries):
+        if self._timeouts_in_a_row >= max(
+            2 * self.settings.concurrency, num_tries + 1
+        ):  # of two requests at least
             self._stop(
                 f"{self.backend.address}: teacher let {self._timeouts_in_a_row} tries in a row wait for more than "
                 f"{self.settings.timeout_s:g} s; start again later, or raise synthesize.teacher.timeout_s "
