@@ -13,6 +13,7 @@ from lamer.config import Config, load_config
 from lamer.records import Deficiency, Fact, Query, Tier
 from lamer.run import Run
 from lamer.synthesis.parse import parse
+from lamer.synthesis.stage import synthesize
 
 _NOUNS = (
     "anchor basket candle drawer engine feather garden hammer island jacket kettle ladder mirror needle orchard "
@@ -152,3 +153,9 @@ def _with_letter(item: str) -> str:
     number = int(match[1])
     letter = "ABC"[(number + (number % 4 == 0)) % 3]
     return re.sub(r"(?<=Answer: )\([A-C]\)|(?<=hence )\([A-C]\)", f"({letter})", item)
+
+
+def synthesize_in(folder: Path, base_url: str, **teacher: object) -> None:
+    """The stage in a process of its own, to be killed."""
+    with Run.open(folder) as run:
+        synthesize(run, config_for(base_url, format="text", **teacher))

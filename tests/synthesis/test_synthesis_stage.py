@@ -1,16 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import textwrap
-import threading
-import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -22,9 +13,7 @@ from lamer.synthesis.export import origins_of, trl_rows
 from lamer.synthesis.stage import synthesize
 from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.testing import TeacherServer
-from writing_teacher import config_for, content_of, fill_run, sloppy, write
-
-HERE = Path(__file__).parents[1]
+from writing_teacher import config_for, content_of, fill_run, write
 
 
 def test_the_stage_writes_table_export_and_ledger(tmp_path, monkeypatch):
@@ -99,63 +88,3 @@ def test_no_file_of_a_run_holds_the_key(tmp_path, monkeypatch):
         assert key.encode() not in content_of(run.path)
         assert any("[key]" in row.raw for row in run.table("examples", Example))
     assert key.encode() not in content_of(tmp_path)
-
-
-PROGRAM = textwrap.dedent(
-    """
-    import sys
-    from pathlib import Path
-    sys.path.insert(0, {here!r})
-    from writing_teacher import config_for
-    from lamer.run import Run
-    from lamer.synthesis.stage import synthesize
-    with Run.open(Path(sys.argv[1])) as run:
-        synthesize(run, config_for(sys.argv[2], concurrency=4))
-    """
-)
-
-
-def start(folder: Path, server: TeacherServer) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", PROGRAM.format(here=str(HERE)), str(folder), server.base_url]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def test_a_process_killed_at_random_moments_ends_as_an_undisturbed_one(tmp_path):
-    def slow(messages, **sampling) -> str:
-        threading.Event().wait(0.005)
-        return sloppy(messages, **sampling)
-
-    for name in ("undisturbed", "killed"):
-        with Run.open(tmp_path / name) as run:
-            fill_run(run, 80)
-    with TeacherServer(slow) as server:
-        process = start(tmp_path / "undisturbed", server)
-        assert process.wait() == 0, process.stderr.read().decode()
-        num_asked = server.num_requests
-
-    rng = random.Random(0)
-    with TeacherServer(slow) as server:
-        num_kills = 0
-        for _ in range(4):
-            goal = server.num_requests + rng.randrange(1, 40)
-            process = start(tmp_path / "killed", server)
-            while process.poll() is None and server.num_requests < goal:
-                time.sleep(0.002)
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                num_kills += 1
-            process.wait()
-        process = start(tmp_path / "killed", server)
-        assert process.wait() == 0, process.stderr.read().decode()
-        bodies = Counter(json.dumps(body, sort_keys=True) for body in server.requests)
-
-    assert num_kills >= 2
-    tables = [list(Run(tmp_path / name).table("examples", Example)) for name in ("undisturbed", "killed")]
-    assert tables[0] == tables[1]
-    exports = [(tmp_path / name / "examples.jsonl").read_bytes() for name in ("undisturbed", "killed")]
-    assert exports[0] == exports[1]
-    assert len(bodies) == num_asked
-    assert (
-        sum(bodies.values()) - num_asked <= num_kills * 4
-    )  # those in flight at a kill, at most `concurrency` each

@@ -169,7 +169,7 @@ def test_a_server_that_never_answers_is_left_with_one_line(ledger):
         teacher.ask(requests(5))
         hung.set()
         with pytest.raises(
-            TeacherError, match=r"let 4 tries in a row wait for more than 0\.15 s.*kept in"
+            TeacherError, match=r"let 5 tries in a row wait for more than 0\.15 s.*kept in"
         ) as caught:
             teacher.ask(requests(50))
     assert "\n" not in str(caught.value)

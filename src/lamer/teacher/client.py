@@ -109,7 +109,8 @@ class Client:
         if text is not None and not isinstance(text, str):
             raise ValueError("content is no text")
         finish_reason = choices[0].get("finish_reason")
-        usage = completion.get("usage") or {}
+        usage = completion.get("usage")
+        usage = usage if isinstance(usage, dict) else {}  # a paid reply is none the worse for it
         return Answer(
             self._secret.scrub(storable(text)) if text else None,
             self._secret.scrub(storable(str(finish_reason)))[:40] if finish_reason else None,

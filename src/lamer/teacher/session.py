@@ -201,14 +201,16 @@ class Session:
     def _stop_if_silent(self, now: float) -> None:
         """Stop when the server has for long done nothing but let requests time out, or tell them to wait."""
         num_tries = self.settings.max_retries + 1
-        if self._timeouts_in_a_row >= max(2 * self.settings.concurrency, num_tries):
+        if self._timeouts_in_a_row >= max(
+            2 * self.settings.concurrency, num_tries + 1
+        ):  # of two requests at least
             self._stop(
                 f"{self.backend.address}: teacher let {self._timeouts_in_a_row} tries in a row wait for more than "
                 f"{self.settings.timeout_s:g} s; start again later, or raise synthesize.teacher.timeout_s "
                 f"({self._kept})"
             )
-        waited_s = now - self._told_to_wait_since
-        if waited_s > num_tries * self.settings.max_retry_after_s:
+        waited_s = now - self._told_to_wait_since  # others may be under way meanwhile, for timeout_s each
+        if waited_s > num_tries * max(self.settings.max_retry_after_s, self.settings.timeout_s):
             self._stop(
                 f"{self.backend.address}: teacher has only asked to wait for {waited_s:.0f} s; start again later "
                 f"({self._kept})"
@@ -231,6 +233,8 @@ class Session:
 
     def _give_up(self, failure: Failure, error: str, started: float) -> None:
         """Count a failed request; stop everything when the teacher is to blame, not the request."""
+        if failure.fault == "request":  # the server is well; a last round may hold none but such requests
+            return
         self._failures_in_a_row += 1
         address = self.backend.address
         if failure.fault == "fatal":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from lamer.testing.batch_desk import BatchDesk, BatchFault
 from lamer.testing.families import FAMILIES, Family
-from lamer.testing.local_server import Fault
+from lamer.testing.faults import Fault, all_faults, random_faults
 from lamer.testing.models import tiny_model, tiny_tokenizer
 from lamer.testing.scoring_server import Habits, ScoringServer
 from lamer.testing.teacher_server import QueuedTeacher, TeacherServer
@@ -27,6 +27,8 @@ __all__ = [
     "QueuedTeacher",
     "ScoringServer",
     "TeacherServer",
+    "all_faults",
+    "random_faults",
     "tiny_model",
     "tiny_tokenizer",
 ]

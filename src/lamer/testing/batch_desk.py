@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from lamer.testing.local_server import Fault, RefusedError, Routed
+from lamer.testing.faults import Fault
+from lamer.testing.local_server import RefusedError, Routed
 
 Call = Literal["upload", "files", "download", "create", "poll", "list", "cancel"]
 Complete = Callable[[int, Mapping[str, Any]], dict[str, Any]]

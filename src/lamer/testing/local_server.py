@@ -7,35 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
+from lamer.testing.faults import Fault, Faults, body_hash, spoil
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What goes wrong with one request."""
-
-    status: int | None = None
-    """An HTTP status to answer with instead of 200."""
-    retry_after: float | None = None
-    """Seconds, sent as the header `Retry-After`."""
-    body: Literal["invalid json", "truncated", "empty choices", "no content"] | None = None
-    """A reply of status 200 whose body is not what it should be; `truncated` closes the connection midway."""
-    reset: bool = False
-    """Close the connection without any answer."""
-    delay_s: float = 0.0
-    """Wait before answering."""
-    finish_reason: str = "stop"
-    """What the choice says about its end; "length" for a completion cut short."""
-    is_late: bool = False
-    """Of a call of the Batch API: it is carried out, and fails after that."""
+NUM_PARTS = 10
+"""Of a body that is sent bit by bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +63,7 @@ class LocalServer:
     def __init__(
         self,
         *,
-        faults: Sequence[Fault | None] | Callable[[int], Fault | None] = (),
+        faults: Faults = (),
         model: str | None = None,
         api_key: str | None = None,
         port: int = 0,
@@ -88,7 +75,15 @@ class LocalServer:
         """Bodies of all requests, failed ones included, in order of arrival."""
         self.num_replies = 0
         """Requests answered with status 200 and a whole body."""
+        self.faults_served: Counter[str] = Counter()
+        """Requests that met a fault, by its kind."""
+        self.answered: Counter[str] = Counter()
+        """Replies that a client could use and would pay for, by the `body_hash` of the request."""
+        self.num_abandoned = 0
+        """Requests whose client had gone before it had the whole reply."""
         self.lock = threading.Lock()
+        self.last_choices: object = None
+        """Of the last reply to any request."""
         self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.owner = self
         self._thread: threading.Thread | None = None
@@ -122,6 +117,11 @@ class LocalServer:
     def num_requests(self) -> int:
         """Requests so far."""
         return len(self.requests)
+
+    @property
+    def num_answered_again(self) -> int:
+        """Usable replies beyond the first to the same request: money paid twice."""
+        return self.answered.total() - len(self.answered)
 
     def start(self) -> Self:
         """Serve in a background thread."""
@@ -196,6 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
             number = len(owner.requests)
             owner.requests.append(body)
         fault = owner.fault(number) or Fault()
+        if fault != Fault():
+            with owner.lock:
+                owner.faults_served[fault.kind] += 1
         if fault.delay_s:
             time.sleep(fault.delay_s)
         if fault.reset:
@@ -213,22 +216,46 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, number: int, body: Mapping[str, Any], fault: Fault) -> None:
         owner = self.server.owner
         try:
-            payload = json.dumps(owner.answer(number, body, fault))
+            reply = owner.answer(number, body, fault)
         except RefusedError as error:
             self._error(error.status, str(error))
             return
         except Exception as error:  # the edge: whatever the reply function raises is the server's failure
             self._error(500, f"{type(error).__name__}: {error}")
             return
-        if fault.body == "invalid json":
-            self._send(200, '{"id": "' + payload[: len(payload) // 2].replace('"', ""))
-            return
+        with owner.lock:
+            if fault.is_stale and owner.last_choices is not None:
+                reply = reply | {"choices": owner.last_choices}
+            owner.last_choices = reply.get("choices")
+        payload = spoil(reply, fault)
         if fault.body == "truncated":
             self._send(200, payload, cut=len(payload) // 2)
             return
+        if fault.trickle_s:
+            with contextlib.suppress(OSError):
+                self._send(200, payload, trickle_s=fault.trickle_s)
+        if self._has_left():
+            with owner.lock:
+                owner.num_abandoned += 1
+            self.close_connection = True
+            return
         with owner.lock:
-            owner.num_replies += 1
-        self._send(200, payload)
+            owner.num_replies += fault.body not in ("invalid json", "empty")
+            if fault.is_answer:
+                owner.answered[body_hash(body)] += 1
+        if not fault.trickle_s:
+            self._send(200, payload)
+        if fault.is_sent_twice:
+            self._send(200, payload)
+
+    def _has_left(self) -> bool:
+        """Whether the client has closed the connection and waits for no reply."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        try:
+            return bool(poll.poll(0)) and not self.connection.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def _body(self) -> bytes:
         """All of the request's body, also when it comes in chunks."""
@@ -280,19 +307,34 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps({"error": error}), headers)
 
     def _send(
-        self, status: int, text: str, headers: Mapping[str, str] | None = None, *, cut: int | None = None
+        self,
+        status: int,
+        text: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        cut: int | None = None,
+        trickle_s: float = 0.0,
     ) -> None:
         payload = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/html" if text.startswith("<") else "application/json")
         self.send_header("Content-Length", str(len(payload)))
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(payload if cut is None else payload[:cut])
+        if trickle_s:
+            self._trickle(payload, trickle_s)
+        else:
+            self.wfile.write(payload if cut is None else payload[:cut])
         if cut is not None:
             self.wfile.flush()
             self._reset()
+
+    def _trickle(self, payload: bytes, seconds: float) -> None:
+        for part in range(NUM_PARTS):
+            time.sleep(seconds / NUM_PARTS)
+            self.wfile.write(payload[part * len(payload) // NUM_PARTS : (part + 1) * len(payload) // NUM_PARTS])
+            self.wfile.flush()
 
     def _reset(self) -> None:
         self.close_connection = True

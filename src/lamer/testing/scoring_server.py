@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lamer.testing.local_server import Fault, LocalServer, RefusedError
+from lamer.testing.faults import Fault
+from lamer.testing.local_server import LocalServer, RefusedError
 
 _OPENAI = frozenset(
     {
@@ -108,7 +109,7 @@ class ScoringServer(LocalServer):
             "object": "text_completion",
             "created": 0,
             "model": body.get("model"),
-            "choices": [] if fault.body == "empty choices" else choices,
+            "choices": choices,
             "usage": {
                 "prompt_tokens": len(ids),
                 "completion_tokens": num_generated,

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lamer.testing.batch_desk import BatchDesk
-from lamer.testing.local_server import Fault, LocalServer, RefusedError, Routed
+from lamer.testing.faults import Fault
+from lamer.testing.local_server import LocalServer, RefusedError, Routed
 
 Messages = list[dict[str, str]]
 Reply = Callable[..., str]
