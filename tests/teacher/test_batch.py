@@ -466,21 +466,51 @@ def test_a_batch_left_at_another_address_is_told(ledger, capsys):
     assert len(BatchTable(ledger).open_batches()) == 1
 
 
-def test_a_ceiling_is_asked_before_anything_is_sent_and_turns_the_rest_away(ledger, monkeypatch):
-    monkeypatch.setattr(batch_module, "MAX_REQUESTS", 4)
-    asked: list[int] = []
-
-    def is_allowed(self, bodies) -> bool:
-        asked.append(len(bodies))
-        return len(asked) == 1
-
-    monkeypatch.setattr(batch_module.BatchSession, "_is_allowed", is_allowed)
-    with TeacherServer(echo) as server:
-        replies = teacher_at(server.base_url, ledger).ask(requests(10))
+def test_a_ceiling_on_calls_counts_batches_in_flight_and_turns_the_rest_away(ledger):
+    desk = BatchDesk(batch_faults=lambda number: BatchFault(num_looks=3))
+    with TeacherServer(echo, desk=desk) as server:
+        replies = teacher_at(server.base_url, ledger, max_calls=4).ask(requests(10))
     assert [key for key, reply in replies.items() if reply.text] == ["r0", "r1", "r2", "r3"]
-    assert {reply.error for reply in replies.values()} == {None, "not asked: a ceiling is reached"}
-    assert each_once(server.desk, 4)
+    assert all(reply.is_over_budget for reply in replies.values() if not reply.text)
+    assert each_once(desk, 4)
     assert ledger.totals().failed == 0
+
+
+PRICES = """
+currency: USD
+models:
+  - {model: m, input: 0, output: 1000000, batch: 0.5, date: 2026-01-01, source: test}
+"""
+
+
+def priced(tmp_path, max_cost: float, **changes) -> dict:
+    (tmp_path / "prices.yaml").write_text(PRICES)
+    return {"prices": str(tmp_path / "prices.yaml"), "max_cost": max_cost, "max_tokens": 10, **changes}
+
+
+def test_a_ceiling_on_money_reserves_a_batch_at_half_the_price_and_gives_back_what_was_not_used(ledger, tmp_path):
+    with TeacherServer(echo) as server:
+        replies = teacher_at(server.base_url, ledger, **priced(tmp_path, 20.0)).ask(requests(20))
+    # a reply of 10 tokens would cost 5, one of 3 costs 1.5: 4 fit, then 2 (14 left), 2 (11), 1, 1, 1 of 5 or more
+    sizes = [batch["request_counts"]["total"] for batch in server.desk.batches]
+    assert sizes == [4, 2, 2, 1, 1, 1]
+    assert sum(reply.text is not None for reply in replies.values()) == 11
+    assert ledger.totals().cost == 16.5
+    assert sum(reply.is_over_budget for reply in replies.values()) == 9
+
+
+def test_what_an_earlier_start_has_sent_counts_as_in_flight(ledger, tmp_path):
+    desk = BatchDesk([BatchFault(num_looks=10)], call_faults={"poll": [Fault(status=400)]})
+    with TeacherServer(echo, desk=desk) as server:
+        with pytest.raises(TeacherError):
+            teacher_at(server.base_url, ledger, max_calls=8).ask(requests(5))
+        assert ledger.budget.standing().in_flight == 0
+    with TeacherServer(echo, desk=desk) as server, Ledger(ledger.path) as again:
+        with again.transaction() as database:
+            database.execute("UPDATE batches SET address = ?", (server.base_url,))
+        replies = teacher_at(server.base_url, again, max_calls=8).ask(requests(12))
+    assert sum(reply.text is not None for reply in replies.values()) == 8
+    assert sum(desk.answered.values()) == 8
 
 
 def test_examples_are_the_same_in_both_modes_one_batch_a_round(ledger, tmp_path):

@@ -11,7 +11,7 @@ formats   text or JSON by a schema: what the server honours
 client    one try over HTTP
 batch     the same requests in batches
           batch_table: what is sent and what became of it, on disk; batch_lines: the files, as text (pure);
-          batch_client, batch_service: the calls
+          batch_client, batch_service: the calls; batch_seats: room under the ceilings
 key       the API key: from the environment, never shown
 retry     when to ask again (pure)
 ledger    every request and reply in SQLite, committed before use

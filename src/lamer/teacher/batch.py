@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lamer.config import TeacherSettings
@@ -19,11 +19,13 @@ from lamer.errors import TeacherError
 from lamer.progress import say
 from lamer.teacher.batch_client import BatchClient, CallFailure
 from lamer.teacher.batch_lines import MAX_REQUESTS, Result, Results, read_results, request_line, split
+from lamer.teacher.batch_seats import Seats
 from lamer.teacher.batch_service import BatchService
 from lamer.teacher.batch_table import Batch, BatchTable
 from lamer.teacher.client import Client
 from lamer.teacher.ledger import Answer, Entry, Ledger
-from lamer.teacher.requests import Failure, OnReply
+from lamer.teacher.prices import Price
+from lamer.teacher.requests import BUDGET_REACHED, Failure, OnReply
 from lamer.teacher.retry import NO_MONEY_CODES
 from lamer.teacher.session import Item, _reply
 
@@ -46,7 +48,6 @@ MAX_HOLD_POLLS = 30
 TELL_INTERVAL_S = 600.0
 """Seconds between lines about a batch in which nothing changes."""
 ROWS_PER_COMMIT = 1000
-TURNED_AWAY = "not asked: a ceiling is reached"
 
 
 class BatchSession:
@@ -58,10 +59,17 @@ class BatchSession:
         client: What single requests are sent with; not opened.
         on_reply: Called once a request, after its reply is safe in the ledger.
         backoff_s: First wait before a call is tried again, in seconds.
+        price: What the model costs; None: not known.
     """
 
     def __init__(
-        self, settings: TeacherSettings, ledger: Ledger, client: Client, on_reply: OnReply, backoff_s: float
+        self,
+        settings: TeacherSettings,
+        ledger: Ledger,
+        client: Client,
+        on_reply: OnReply,
+        backoff_s: float,
+        price: Price | None = None,
     ) -> None:
         self.settings = settings
         self.ledger = ledger
@@ -69,6 +77,7 @@ class BatchSession:
         self.on_reply = on_reply
         self._table = BatchTable(ledger)
         self._service = BatchService(self.client, settings, backoff_s)
+        self._seats = Seats(settings, ledger, price)
         self._wanted: dict[str, Item] = {}
         """By hash: what has no reply yet."""
         self._open: dict[str, Batch] = {}
@@ -104,11 +113,13 @@ class BatchSession:
         """
         hashes = {item.hash for item in items}
         held = [batch for batch in self._table.open_batches() if not hashes.isdisjoint(batch.requests)]
+        self._seats.purposes.update({item.hash: item.purpose for item in items})
         held = [batch for batch in held if any(self.ledger.find(key) is None for key in batch.requests)]
         if held:
             await self._guard(self._end(held))
 
     def _want(self, items: Sequence[Item]) -> None:
+        self._seats.purposes.update({item.hash: item.purpose for item in items})
         for item in items:
             answer = self.ledger.find(item.hash)
             if answer is None:
@@ -128,6 +139,7 @@ class BatchSession:
             raise
         finally:
             work.close()
+            self._seats.close()
             await self.client.close()
 
     async def _work(self) -> None:
@@ -158,9 +170,12 @@ class BatchSession:
         """Take up the batches of earlier starts; those that were never made are made now if they are wanted."""
         unsent = await self._find_again(self._table.open_batches())
         for batch in unsent:
-            if batch.requests.keys() <= self._waiting().keys() and self._is_allowed(batch.requests):
+            wanted = batch.requests if batch.requests.keys() <= self._waiting().keys() else {}
+            taken = self._seats.reserve(wanted)
+            if wanted and len(taken) == len(wanted):
                 await self._submit(batch, is_resumed=True)
             else:
+                self._seats.release(taken)
                 self._table.finish(batch, "unsent")
 
     async def _find_again(self, batches: Sequence[Batch]) -> list[Batch]:
@@ -179,6 +194,8 @@ class BatchSession:
                 self._made(batch, found[batch.id])
             elif batch.remote_id is not None:
                 self._open[batch.id] = batch
+            if batch.id in self._open:
+                self._seats.hold(batch.requests)
         return [batch for batch in unknown if batch.id not in found]
 
     # Sending.
@@ -187,19 +204,6 @@ class BatchSession:
         """Wanted, and in no batch."""
         held = {key for batch in self._open.values() for key in batch.requests}
         return {key: item for key, item in self._wanted.items() if key not in held}
-
-    def _is_allowed(self, requests: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Whether the ceilings leave room for these requests, all of which may be paid from now on.
-
-        The one gate before anything is sent: money for a batch is to be reserved here, and what was not used given
-        back in `_over`. Batches of earlier starts are in flight without passing it (`BatchTable.open_batches`).
-        """
-        return True
-
-    def _turn_away(self, keys: Iterable[str]) -> None:
-        """A ceiling is reached, and no batch under way will make room: the rest is not asked."""
-        for key in keys:
-            self._reply_to(key, None, TURNED_AWAY)
 
     async def _submit_all(self) -> None:
         """Send what waits, in as few batches as the service's limits allow."""
@@ -213,12 +217,15 @@ class BatchSession:
             keys = list(waiting)
             sizes = [len(self._line(key, waiting[key].body)) for key in keys]
             for part in split(sizes, self._max_requests):
-                bodies = {keys[n]: waiting[keys[n]].body for n in part}
-                if not self._is_allowed(bodies):
-                    if not self._open:
-                        self._turn_away(keys)
+                bodies = self._seats.reserve({keys[n]: waiting[keys[n]].body for n in part})
+                if not bodies:
+                    if self._open or not await self._seats.is_reached(keys[part[0]], waiting[keys[part[0]]].body):
+                        return
+                    for key in keys[part[0] :]:
+                        self._reply_to(key, None, BUDGET_REACHED)
                     return
-                if not await self._submit(self._table.intend(self.client.address, bodies)) or self._is_tight:
+                was_sent = await self._submit(self._table.intend(self.client.address, bodies))
+                if not was_sent or self._is_tight or len(bodies) < len(part):
                     break
 
     async def _submit(self, batch: Batch, *, is_resumed: bool = False) -> bool:
@@ -234,6 +241,7 @@ class BatchSession:
             if failure.status is None or failure.status >= 500:
                 raise  # it may have been made: the next start looks for it
             self._table.finish(batch, "unsent", str(failure))
+            self._seats.release(batch.requests)
             if failure.code == FULL or (failure.status == 413 and len(batch.requests) > 1):
                 self._refused(batch)
                 return False
@@ -349,8 +357,13 @@ class BatchSession:
                         self.client.told(reason) if reason else told or f"batch {remote.status} without a result",
                         "request" if reason else "transient",
                     )
-                entries.append(Entry(key, str(body.get("model")), body, self._answer(result, body, seconds)))
+                answer = self._answer(result, body, seconds)
+                cost = self._seats.settle(key, answer)
+                purpose = self._seats.purposes.get(key, "")
+                entries.append(Entry(key, str(body.get("model")), body, answer, purpose, cost))
             except Failure as failure:
+                if result.is_ok if result is not None else remote.output_file_id:
+                    self._seats.lose(key, str(failure))
                 if failure.fault == "fatal":
                     fatal = fatal or str(failure)
                 (final if failure.fault == "request" else again)[key] = str(failure)
@@ -419,6 +432,7 @@ class BatchSession:
 
     def _over(self, batch: Batch, status: Any, note: str) -> None:
         self._table.finish(batch, status, note)
+        self._seats.release(batch.requests)
         del self._open[batch.id]
 
     def _fail(self, key: str, reason: str, num_tries: int) -> None:

@@ -171,6 +171,15 @@ class Budget:
         with self._lock:
             return self._seat(wish)
 
+    def hold(self, wish: Wish) -> Seat:
+        """Room for a call that is under way already, whatever the ceilings say."""
+        with self._lock:
+            most = wish.max_cost if self._max_cost is not None else None
+            room = ceil(most.amount * UNIT) if most is not None else 0
+            self._in_flight += 1
+            self._reserved += room
+            return Seat(self, self._ledger, wish, room)
+
     def _take(
         self, wish: Wish, loop: asyncio.AbstractEventLoop
     ) -> tuple[Seat | None, asyncio.Future[None] | None]:

@@ -112,7 +112,7 @@ class Session:
         started = self.clock.now()
         patience = _Patience(self._num_answers)
         key, request, model = item.hash, item.body, self.settings.model
-        wish = Wish(key, model, request, self.price, False, item.purpose)
+        wish = Wish(key, model, request, self.price, purpose=item.purpose)
         for num_tries in count(1):
             seat = await self._budget.seat(wish)
             if seat is None:

@@ -127,7 +127,7 @@ class Teacher:
             groups.setdefault(request_hash(self.body(request)), []).append(request)
         items = [Item(key, self.body(group[0]), group) for key, group in groups.items()]
         if isinstance(self._backend, Client):
-            batches = BatchSession(self.settings, self.ledger, self._backend, on_reply, self.backoff_s)
+            batches = BatchSession(self.settings, self.ledger, self._backend, on_reply, self.backoff_s, self.price)
             if self.settings.mode == "batch":
                 await batches.ask(items)
                 return
