@@ -96,7 +96,7 @@ def test_overlay_keeps_what_the_top_does_not_name():
 def test_flatten_names_every_leaf_once():
     leaves = flatten(Config())
     assert leaves["train.lora.rank"] == 128
-    assert leaves["synthesize.teacher.model"] == "gpt-3.5-turbo-0125"
+    assert leaves["synthesize.teacher.model"] == "gpt-4o-mini"
     assert not any(isinstance(value, Config) for value in leaves.values())
 
 

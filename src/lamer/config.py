@@ -362,7 +362,7 @@ class SelectSettings(Settings):
 class TeacherSettings(Settings):
     """The model that writes examples, behind an OpenAI-compatible server."""
 
-    model: str = Field("gpt-3.5-turbo-0125", description="model name on the server")
+    model: str = Field("gpt-4o-mini", description="model name on the server")
     base_url: Address | None = Field(None, description="server address; null: OpenAI's")
     api_key_env: VariableName = Field(
         "OPENAI_API_KEY", description="environment variable that holds the key; never stored"

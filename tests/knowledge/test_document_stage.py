@@ -96,9 +96,7 @@ def test_a_teacher_writes_facts_that_keep_their_passage(tmp_path, capsys):
     assert (dropped["a number that the passage lacks"], dropped["not understood on its own"]) == (4, 4)
     assert dropped["a question"] == 4
     assert result.counts["fact rows read"] == 6 + 12
-    assert any(
-        "by the teacher gpt-3.5-turbo-0125; their words and numbers were compared" in n for n in result.notes
-    )
+    assert any("by the teacher gpt-4o-mini; their words and numbers were compared" in n for n in result.notes)
     assert "Files in the folders that are no documents were passed over: .png 1." in result.notes
     show_table(tmp_path / "run", "passages", as_json=True, limit=1)
     assert json.loads(capsys.readouterr().out)["id"] == "notes/acid.md#passage-1"

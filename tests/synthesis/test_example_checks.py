@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from lamer.synthesis.checks import (
     Kept,
     RunChecks,
-    balance_letters,
     is_tied_to_order,
     move_answer,
+    place_answer,
     structural_reason,
 )
 from lamer.synthesis.contamination import HeldOut, HeldOutItem
@@ -281,37 +281,38 @@ def test_what_ties_an_example_to_its_order(kept, tied):
     assert is_tied_to_order(kept) is tied
 
 
+def free(number: int, answer: int = 0) -> Kept:
+    options = (f"x{number}", f"y{number}", f"z{number}")
+    return Kept(f"q{number}?", options, answer, f"See ({LETTERS[answer]}).")
+
+
 @given(st.lists(st.integers(0, 2), max_size=60), st.integers(0, 5))
 def test_letters_are_uniform_and_nothing_but_the_order_changes(answers, seed):
-    examples = [
-        Kept(f"q{i}?", (f"x{i}", f"y{i}", f"z{i}"), answer, f"See ({LETTERS[answer]}).")
-        for i, answer in enumerate(answers)
-    ]
-    balanced = balance_letters(examples, seed)
-    counts = Counter(example.answer for example in balanced)
-    assert not examples or max(counts.values()) - min(counts[i] for i in range(3)) <= 1
-    for before, after in zip(examples, balanced, strict=True):
+    examples = [free(number, answer) for number, answer in enumerate(answers)]
+    placed = [place_answer(example, slot, 3, seed) for slot, example in enumerate(examples)]
+    for start in range(0, len(placed) - 23, 24):
+        assert Counter(example.answer for example in placed[start : start + 24]) == {0: 8, 1: 8, 2: 8}
+    for before, after in zip(examples, placed, strict=True):
         assert before.question == after.question
         assert sorted(before.options) == sorted(after.options)
         assert before.options[before.answer] == after.options[after.answer]
         assert after.explanation == f"See ({LETTERS[after.answer]})."
-    assert balance_letters(examples, seed) == balanced
 
 
-def test_tied_examples_stay_and_the_others_make_up_for_them():
-    tied = [Kept(f"t{i}?", ("x", "y", "None of the above"), 2, "e") for i in range(10)]
-    free = [Kept(f"f{i}?", ("x", "y", "z"), 0, "e") for i in range(20)]
-    balanced = balance_letters([*tied, *free], 0)
-    assert balanced[:10] == tied
-    assert Counter(example.answer for example in balanced) == {0: 10, 1: 10, 2: 10}
+def test_a_letter_depends_on_the_slot_and_on_no_other_example():
+    assert place_answer(free(1, 0), 7, 3, 0).answer == place_answer(free(2, 2), 7, 3, 0).answer
+    tied = Kept("t?", ("x", "y", "None of the above"), 2, "e")
+    assert place_answer(tied, 7, 3, 0) == tied
+    seeds = {tuple(place_answer(free(0), slot, 3, seed).answer for slot in range(24)) for seed in range(5)}
+    assert len(seeds) == 5
 
 
 def test_the_letter_does_not_follow_the_order_of_the_run():
-    examples = [Kept(f"q{i}?", ("x", "y", "z"), 0, "e") for i in range(300)]
-    balanced = balance_letters(examples, 0)
-    first_half = Counter(example.answer for example in balanced[:150])
-    assert all(30 <= first_half[i] <= 70 for i in range(3))
-    assert [example.answer for example in balanced[:9]] != [0, 1, 2] * 3
+    placed = [place_answer(free(number), number, 3, 0).answer for number in range(300)]
+    first_half = Counter(placed[:150])
+    assert all(40 <= first_half[i] <= 60 for i in range(3))
+    assert placed[:9] != [0, 1, 2] * 3
+    assert placed[:24] != placed[24:48]
 
 
 def test_the_raw_words_stay_as_they_were():

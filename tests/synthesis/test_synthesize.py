@@ -390,3 +390,12 @@ def test_your_own_prompt_is_asked_with(ledger, tmp_path):
     assert result.counts["kept"] == 20
     assert result.counts["format"]["why"] == "the prompt says itself how to reply"
     assert {example.template for example in result.examples} == {template_hash(str(file))}
+
+
+def test_a_teacher_of_rubbish_is_not_paid_for_a_second_round(ledger):
+    rows, queries, facts = units(60)
+    teacher = Teacher.from_callable(lambda messages: "I would rather not.", ledger)
+    result = write_examples(rows, queries, facts, load_config({}), teacher, progress="")
+    assert result.counts["requests"] == {"asked": 60, "from ledger": 0, "failed": 0}
+    assert result.counts["kept"] == 0
+    assert any("none of 60 replies gave an example, so nothing was asked again" in note for note in result.notes)

@@ -40,7 +40,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,6 +80,8 @@ NOT_VERIFIED = "not verified"
 BLOCKED = frozenset({DUPLICATE, SURPLUS})
 """Reasons that fall away when an example kept before is dropped."""
 
+LETTER_BLOCK = 2
+"""Times that each letter occurs in a block of slots."""
 MAX_QUESTION_LENGTH = 1500
 MAX_OPTION_LENGTH = 400
 MAX_EXPLANATION_LENGTH = 3000
@@ -300,27 +301,23 @@ def move_answer(kept: Kept, position: int) -> Kept:
     return Kept(kept.question, tuple(kept.options[i] for i in order), position, explanation, kept.raw)
 
 
-def balance_letters(examples: Sequence[Kept], seed: int) -> list[Kept]:
-    """The examples with their options re-ordered so that the letters of the right answers are uniform.
+def place_answer(kept: Kept, slot: int, num_options: int, seed: int) -> Kept:
+    """The example with its right option at the letter that belongs to its slot, unless it is tied to its order.
 
-    Every letter gets as many examples as any other, up to one; examples tied to their order keep it and the others
-    make up for them. Which example gets which letter is a seeded shuffle, so that the letter does not follow the
-    order of severity.
+    Slots are the examples asked for, counted over the run. Of each block of `LETTER_BLOCK x num_options` slots
+    every letter gets as many, in a seeded order, so letters are uniform over the run and do not follow its order.
+    What other examples are, or whether they were kept, has no part in it: letters of kept examples are off uniform
+    by what fell short or is tied.
 
     Args:
-        examples: In their final order.
-        seed: Of the shuffle.
+        kept: The example.
+        slot: Its place among the examples asked for, from 0.
+        num_options: Options of each example of the run.
+        seed: Of the run.
     """
-    if not examples:
-        return []
-    num_options = max(len(example.options) for example in examples)
-    tied = [is_tied_to_order(example) for example in examples]
-    counts = Counter(example.answer for example, is_tied in zip(examples, tied) if is_tied)
-    positions: list[int] = []
-    for _ in range(tied.count(False)):
-        rarest = min(range(num_options), key=lambda position: (counts[position], position))
-        counts[rarest] += 1
-        positions.append(rarest)
-    random.Random(f"letters {seed}").shuffle(positions)
-    free = iter(positions)
-    return [example if is_tied else move_answer(example, next(free)) for example, is_tied in zip(examples, tied)]
+    if is_tied_to_order(kept):
+        return kept
+    size = LETTER_BLOCK * num_options
+    positions = [place % num_options for place in range(size)]
+    random.Random(f"letters {seed} {slot // size}").shuffle(positions)
+    return move_answer(kept, positions[slot % size])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from lamer.config import Config
@@ -26,7 +27,7 @@ from lamer.synthesis.checks import (
     UNPARSED,
     Refusal,
     RunChecks,
-    balance_letters,
+    place_answer,
     structural_reason,
 )
 from lamer.synthesis.contamination import HeldOut
@@ -39,6 +40,9 @@ from lamer.teacher.formats import Choice, Format
 from lamer.teacher.progress import CallProgress, money_text
 from lamer.teacher.requests import Reply, Request
 from lamer.teacher.teacher import Teacher
+
+HOPELESS = 50
+"""A round with so many requests that leaves the run without any example is the last: more would be in vain."""
 
 Verify = Callable[[Sequence[Candidate]], Sequence[Refusal | None]]
 """What costs more than looking: given a round's candidates in the order of the run, why each is turned down, or
@@ -116,14 +120,24 @@ def write_examples(
             for item in items
         )
         _settle([candidate for candidate in checked if candidate is not None], lacking, checks, verify)
+        if len(replies) >= HOPELESS and not any(unit.kept for unit in work):
+            tally["hopeless"] = tally["asked"] + tally["from ledger"]
+            break
     template = style.template if style else ""
-    examples = _examples(work, config.seed, teacher.model, template, random_facts=random_facts)
+    examples = _examples(
+        work, settings.num_options, config.seed, teacher.model, template, random_facts=random_facts
+    )
     counts = count(work, examples, tally)
     if style is not None:
         counts["format"] = style.counts
     assert not imbalances(counts), imbalances(counts)
     short = shortages(work)
     told = notes(work, short, tally["failed"])
+    if tally["hopeless"]:
+        told.append(
+            f"none of {tally['hopeless']} replies gave an example, so nothing was asked again; look at the column "
+            "raw of the table examples, then take another teacher, or another prompt"
+        )
     if tally["not asked"]:
         told.append(teacher.budget.to_text("synthesize"))
     return Synthesis(examples, counts, told, short)
@@ -272,16 +286,16 @@ def _unparsed_reason(reply: Reply) -> str:
 
 
 def _examples(
-    units: Sequence[Unit], seed: int, teacher: str, template: str, *, random_facts: bool
+    units: Sequence[Unit], num_options: int, seed: int, teacher: str, template: str, *, random_facts: bool
 ) -> list[Example]:
-    """The rows, with letters balanced over the whole run."""
-    balanced = iter(balance_letters([kept for unit in units for kept in unit.kept], seed))
+    """The rows; letters are uniform over the examples asked for."""
     rows: list[Example] = []
-    for unit in units:
+    slots = accumulate((unit.deficiency.quota for unit in units), initial=0)
+    for unit, slot in zip(units, slots):
         deficiency_id = None if random_facts else unit.deficiency.id
         severity = None if random_facts else unit.deficiency.relative_entropy
-        for n in range(len(unit.kept)):
-            kept = next(balanced)
+        for n, written in enumerate(unit.kept):
+            kept = place_answer(written, slot + n, num_options, seed)
             rows.append(
                 Example(
                     f"{unit.deficiency.id}#{n}", deficiency_id, severity, kept.question, kept.options, kept.answer,
