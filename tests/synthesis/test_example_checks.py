@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamer.synthesis import answers, checks, items
 from lamer.synthesis.checks import (
     Kept,
     RunChecks,
@@ -318,3 +320,15 @@ def test_the_letter_does_not_follow_the_order_of_the_run():
 def test_the_raw_words_stay_as_they_were():
     kept = replace(Kept("q?", ("x", "y", "z"), 0, "e"), raw="Question: ...")
     assert move_answer(kept, 1).raw == "Question: ..."
+
+
+def test_every_reason_is_explained_to_the_user():
+    page = (Path(__file__).parents[2] / "docs" / "synthesis.md").read_text(encoding="utf-8")
+    reasons = {
+        value
+        for module in (answers, checks, items)
+        for name, value in vars(module).items()
+        if name.isupper() and name[0] != "_" and isinstance(value, str)
+    }
+    assert len(reasons) > 25
+    assert [reason for reason in sorted(reasons) if reason not in page] == []
