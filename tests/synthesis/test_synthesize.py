@@ -385,7 +385,8 @@ def test_your_own_prompt_is_asked_with(ledger, tmp_path):
     file.write_text("On {fact}: generate {num_examples} new ones, {num_options} options.\nQuestion: ...")
     with TeacherServer(write_json) as server:
         result = examples_of(server, ledger, "auto", str(file))
-        assert server.requests[0]["messages"][0]["content"].startswith("On Objects of number 0 never")
+        asked = [request["messages"][0]["content"] for request in server.requests]  # in the order of arrival
+        assert any(text.startswith("On Objects of number 0 never") for text in asked)
         assert not any("response_format" in request for request in server.requests)
     assert result.counts["kept"] == 20
     assert result.counts["format"]["why"] == "the prompt says itself how to reply"
