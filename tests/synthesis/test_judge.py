@@ -120,7 +120,8 @@ def test_one_call_an_example_shows_everything_once(ledger):
         check = check_of(server, ledger)
         assert check.reasons([case(), case("And where did it stand?")]) == [None, None]
         assert server.num_requests == 2
-        text = server.requests[0]["messages"][0]["content"]
+        asked = [request["messages"][0]["content"] for request in server.requests]  # in the order of arrival
+        (text,) = (text for text in asked if "And where did it stand?" not in text)
     for line in (
         f"Fact: {FACT}",
         "Question: A spoon of copper stood in hot soup. What happened?",
