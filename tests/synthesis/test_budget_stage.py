@@ -38,6 +38,14 @@ def test_reaching_the_ceiling_ends_the_stage_with_what_was_made(tmp_path):
         assert "given up" not in told
 
 
+def test_a_ceiling_that_leaves_no_example_is_not_taken_for_a_teacher_of_rubbish(tmp_path):
+    with Run.open(tmp_path / "run") as run, TeacherServer(lambda messages: "Not today.") as server:
+        fill_run(run, 60)
+        told = "\n".join(synthesize(run, config_for(server.base_url, max_calls=10)).notes)
+    assert "budget reached)" in told
+    assert "gave an example" not in told
+
+
 def test_with_a_higher_ceiling_the_run_becomes_that_of_no_ceiling(tmp_path):
     with TeacherServer(sloppy) as server, TeacherServer(sloppy) as other:
         with Run.open(tmp_path / "whole") as run:

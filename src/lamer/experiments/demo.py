@@ -133,7 +133,9 @@ def print_stories(run: Run) -> None:
 
     def is_repaired(story: Story) -> bool:
         """Wrong before and right after; the truth of the embedded world is known."""
-        after = [candidate.after or 0.0 for candidate in story.candidates]
+        after = [candidate.after for candidate in story.candidates if candidate.after is not None]
+        if len(after) < len(story.candidates):
+            return False  # nothing was trained
         before = [candidate.prior for candidate in story.candidates]
         right = story.query.answer_index
         return right is not None and after.index(max(after)) == right != before.index(max(before))

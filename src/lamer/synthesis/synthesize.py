@@ -120,7 +120,8 @@ def write_examples(
             for item in items
         )
         _settle([candidate for candidate in checked if candidate is not None], lacking, checks, verify)
-        if len(replies) >= HOPELESS and not any(unit.kept for unit in work):
+        is_hopeless = len(replies) >= HOPELESS and not any(unit.kept for unit in work)
+        if is_hopeless and not teacher.budget.is_reached:
             tally["hopeless"] = tally["asked"] + tally["from ledger"]
             break
     template = style.template if style else ""
