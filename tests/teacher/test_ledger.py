@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from lamer.errors import RunError
+from lamer.teacher import session
 from lamer.teacher.ledger import Answer, Cost, Entry, Ledger, Loss, Totals, Unpriced, request_hash
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi \ud800 é"}], "seed": 1, "template": "t"}
@@ -189,3 +191,31 @@ def test_a_session_that_was_killed_is_known_at_the_next_start(tmp_path):
         assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -9
     with Ledger(path) as ledger:
         assert ledger.killed() == (2, 8)
+
+
+def test_a_slow_disk_is_written_to_beside_the_event_loop_and_tried_again_later(tmp_path, monkeypatch):
+    with Ledger(tmp_path / "teacher.sqlite") as ledger:
+        threads: list[bool] = []
+        record = ledger.record
+
+        def watched(entries):
+            threads.append(threading.current_thread() is not threading.main_thread())
+            record(entries)
+
+        monkeypatch.setattr(ledger, "record", watched)
+        monkeypatch.setattr(session, "COMMITS_IN_THREAD", 2)
+        monkeypatch.setattr(session, "SLOW_COMMIT_S", -1.0)  # every commit is slow
+
+        async def write_all() -> None:
+            writer = session.Writer(ledger)
+            for number in range(7):
+                await writer.write(Entry(f"h{number}", "m", {"n": number}, Answer("text")))
+            await writer.flush()
+
+        asyncio.run(write_all())
+        assert threads == [False, True, True, False, True, True, False]
+        monkeypatch.setattr(session, "SLOW_COMMIT_S", 1e9)
+        threads.clear()
+        asyncio.run(write_all())
+        assert threads == [False] * 7
+        assert ledger.totals().answered == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -21,6 +22,9 @@ from lamer.teacher.prices import Price
 from lamer.teacher.requests import BUDGET_REACHED, Backend, Failure, OnReply, Reply, Request
 from lamer.teacher.retry import BACKOFF_S, backoff_s
 
+SLOW_COMMIT_S = 0.005
+COMMITS_IN_THREAD = 100
+"""After a slow one; then the disk is tried again."""
 MAX_TRIES_UNREACHED = 3
 """Tries of a request while no connection was ever made: a wrong address should be told soon."""
 TOLD_HOLD_S = 10.0
@@ -297,12 +301,18 @@ def _reply(request: Request, answer: Answer | None, error: str | None, *, is_cac
 
 
 class Writer:
-    """Group commit: answers that arrive while one transaction is being written share the next one."""
+    """Group commit: answers that arrive while one transaction is being written share the next one.
+
+    A quick disk commits between two turns of the event loop: beside a busy loop a thread would wait for its turn
+    far longer than the commit takes. After a slow commit the next ones run in a thread, so that the loop goes on.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._num_in_thread = 0
+        """Commits that still run in a thread."""
 
     async def write(self, entry: Entry) -> None:
         """Return when the entry is safe on disk."""
@@ -324,7 +334,7 @@ class Writer:
             batch, self._waiting = self._waiting, []
             error: Exception | None = None
             try:
-                await asyncio.to_thread(self._ledger.record, [entry for entry, _ in batch])
+                await self._commit([entry for entry, _ in batch])
             except Exception as caught:  # handed to whoever waits
                 error = caught
             for _, done in batch:
@@ -334,3 +344,13 @@ class Writer:
                     done.set_exception(error)
                 else:
                     done.set_result(None)
+
+    async def _commit(self, entries: Sequence[Entry]) -> None:
+        if self._num_in_thread:
+            self._num_in_thread -= 1
+            await asyncio.to_thread(self._ledger.record, entries)
+            return
+        started = time.monotonic()
+        self._ledger.record(entries)
+        if time.monotonic() - started > SLOW_COMMIT_S:
+            self._num_in_thread = COMMITS_IN_THREAD
