@@ -35,6 +35,7 @@ from lamer.teacher.requests import Request, user_message
 from lamer.teacher.teacher import Teacher
 from lamer.terminal import visible
 from lamer.testing import TeacherServer
+from lamer.testing.batch_desk import BatchDesk, BatchFault
 from lamer.testing.local_server import RefusedError, _Handler
 from writing_teacher import config_for, fill_run, units, write
 
@@ -227,16 +228,15 @@ def test_no_refusal_shows_the_key(tmp_path, monkeypatch, caplog, capfd, status):
 
 def test_batches_leave_no_trace_of_the_key_either(tmp_path, monkeypatch, caplog, capfd):
     """Ids, messages, results and errors of batches give the key away."""
-    module = pytest.importorskip("lamer.testing.batch_desk")
     monkeypatch.setenv("PLANTED", KEY)
     caplog.set_level(logging.DEBUG)
     secret_sentence = told(KEY)
     faults = [
-        module.BatchFault(status="failed", code="token_limit_exceeded", error_message=secret_sentence),
-        module.BatchFault(errors=lambda position: (500, 400, None)[position % 3], error_message=secret_sentence),
-        module.BatchFault(status="failed", code="server_error", error_message=secret_sentence),
+        BatchFault(status="failed", code="token_limit_exceeded", error_message=secret_sentence),
+        BatchFault(errors=lambda position: (500, 400, None)[position % 3], error_message=secret_sentence),
+        BatchFault(status="failed", code="server_error", error_message=secret_sentence),
     ]
-    with Run.open(tmp_path / "run") as run, Parrot(write, api_key=KEY, desk=module.BatchDesk(faults)) as server:
+    with Run.open(tmp_path / "run") as run, Parrot(write, api_key=KEY, desk=BatchDesk(faults)) as server:
         fill_run(run, 8)
         config = config_for(server.base_url, api_key_env="PLANTED", mode="batch", poll_s=0.01, max_retries=2)
         shown = repr(synthesize(run, config))
