@@ -13,8 +13,9 @@ depend on them, its tokenizer is trained on the same text. Compared in one proce
     alone     one sequence at a time through transformers, on a part of the pairs, extrapolated by tokens
 
 and the peak: the model's matrix products alone, same shapes, 2,048 tokens at once, by torch's own library and by
-oneDNN. MFU is the work that the tree's nodes cannot avoid, over the time and the highest peak; by turn,
-over the higher of the peaks just before and just after, for a machine that others use too. Prints JSON.
+oneDNN. MFU is the work that the tree's nodes cannot avoid (linear layers, each node's attention to its ancestors,
+the vocabulary where something is predicted), over the time and the highest peak; by turn, over the higher of the
+peaks just before and just after, for a machine that others use too; also without the attention. Prints JSON.
 """
 
 from __future__ import annotations
@@ -100,6 +101,19 @@ def token_flops(model: Any) -> float:
     return 2.0 * (
         linear - (0 if model.config.tie_word_embeddings else model.get_input_embeddings().weight.numel())
     )
+
+
+def attention_flops(model: Any, pairs: Sequence[Pair]) -> float:
+    """Operations of the scores and sums of attention, each node of the tree over itself and its ancestors."""
+    config = model.config
+    seen = {
+        ids[:end]
+        for pair in pairs
+        for ids in [pair.context + pair.continuation[:-1]]
+        for end in range(1, len(ids) + 1)
+    }
+    channels = config.num_attention_heads * (config.hidden_size // config.num_attention_heads)
+    return 4.0 * config.num_hidden_layers * channels * sum(map(len, seen))
 
 
 def peak(model: Any, dtype: torch.dtype, linear: Any, tokens: int = 2048, repeats: int = 3) -> float:
@@ -206,7 +220,8 @@ def measure(options: argparse.Namespace, tokenizer: Any, mode: str, dtype_name: 
     positions = len(
         {pair.context + pair.continuation[:s] for pair in pairs for s in range(len(pair.continuation))}
     )
-    needed = nodes * flops + positions * 2.0 * VOCABULARY * loaded.model.config.hidden_size
+    products = nodes * flops + positions * 2.0 * VOCABULARY * loaded.model.config.hidden_size
+    needed = products + attention_flops(loaded.model, pairs)
     return {
         "mode": mode,
         "dtype": dtype_name,
@@ -221,6 +236,9 @@ def measure(options: argparse.Namespace, tokenizer: Any, mode: str, dtype_name: 
         "seconds": seconds,
         "mfu_of_needed_work": {name: needed / spent / max(peaks.values()) for name, spent in seconds.items()},
         "mfu_by_turn": {name: [needed / spent / top for spent, top in found] for name, found in turns.items()},
+        "mfu_by_turn_without_attention": {
+            name: [products / spent / top for spent, top in found] for name, found in turns.items()
+        },
         "times_faster_than_best_harness": {
             name: min(v for k, v in seconds.items() if k.startswith("harness")) / seconds[name]
             for name in seconds

@@ -4,7 +4,8 @@ Two ways of the same work:
 
     plain   every piece is a chain: right-padded rows under the model's own causal mask
     tree    pieces are parts of a prefix tree: a mask of four dimensions lets a token see its ancestors only, and
-            the keys and values of what all rows share stand in front of them
+            the keys and values of what all rows share stand in front of them; padding is left out where the
+            layers are computed here (see `decoder_layers`)
 
 Only positions that predict something reach the vocabulary projection; their log-softmax is float32 whatever the
 model's dtype.
@@ -17,13 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lamer.scoring.decoder_layers import DecoderLayers
 from lamer.scoring.model import LoadedModel
 from lamer.scoring.products import Products
 from lamer.scoring.tree import Mark, Piece
 
 Projection = Literal["mask", "columns", "all"]
 
-_LOGITS_CHUNK = 1 << 22
+_LOGITS_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Forward:
         self._parameters = forward_parameters(loaded.model)
         self._projection: Projection | None = None
         self.products = Products(loaded.model)
+        self.layers = DecoderLayers(loaded.model, self.products)
 
     @property
     def takes_positions(self) -> bool:
@@ -81,7 +84,7 @@ class Forward:
         """
         import torch
 
-        ids, _ = self._padded(pieces)
+        ids, lengths = self._padded(pieces)
         rows, width = ids.shape
         positions = torch.zeros((rows, width), dtype=torch.long)
         ends = (torch.arange(width) + 1).repeat(rows, 1)  # padding sees itself: a softmax over nothing is NaN
@@ -91,7 +94,8 @@ class Forward:
         positions, ends = positions.to(ids.device), ends.to(ids.device)
         mask = self._tree_mask(positions, ends, 0 if prefix is None else prefix.get_seq_length())
         past = None if prefix is None and not keep_cache else _copies(prefix, rows)
-        logits, cache = self._kept_logits(pieces, ids, mask, positions, past)
+        is_token = (torch.arange(width) < lengths[:, None]).to(ids.device)
+        logits, cache = self._kept_logits(pieces, ids, mask, positions, past, is_token)
         logprobs = read_marks(pieces, logits) if logits is not None else [[] for _ in pieces]
         return TreeResult(logprobs, cache if keep_cache else None)
 
@@ -138,7 +142,7 @@ class Forward:
         return added.masked_fill(~mask, torch.finfo(dtype).min)
 
     def _kept_logits(
-        self, pieces: Sequence[Piece], ids: Any, attention: Any, positions: Any, past: Any
+        self, pieces: Sequence[Piece], ids: Any, attention: Any, positions: Any, past: Any, is_token: Any = None
     ) -> tuple[Any, Any]:
         """Logits at the pieces' kept positions, row by row, shape [num_kept, vocabulary]; and the cache.
 
@@ -152,12 +156,17 @@ class Forward:
         if not keep.any():
             # Projections want at least one position; what it gives is not read.
             keep[0, 0] = True
-            return None, self._call(ids, attention, positions, past, keep)[1]
-        return self._call(ids, attention, positions, past, keep)
+            return None, self._call(ids, attention, positions, past, keep, is_token)[1]
+        return self._call(ids, attention, positions, past, keep, is_token)
 
-    def _call(self, ids: Any, attention: Any, positions: Any, past: Any, keep: Any) -> tuple[Any, Any]:
+    def _call(
+        self, ids: Any, attention: Any, positions: Any, past: Any, keep: Any, is_token: Any
+    ) -> tuple[Any, Any]:
         keep = keep.to(ids.device)
         if self.projection == "mask":
+            if is_token is not None and self.layers.are_fused and not is_token.all():
+                ids, positions, keep = (part[is_token][None] for part in (ids, positions, keep))
+                return self._forward(ids, attention, positions, past, is_token, logits_to_keep=keep)
             return self._forward(ids, attention, positions, past, logits_to_keep=keep)
         if self.projection == "columns":
             columns = keep.any(dim=0).nonzero().squeeze(1)
@@ -166,7 +175,9 @@ class Forward:
         logits, cache = self._forward(ids, attention, positions, past)
         return logits[keep], cache
 
-    def _forward(self, ids: Any, attention: Any, positions: Any, past: Any, **options: Any) -> tuple[Any, Any]:
+    def _forward(
+        self, ids: Any, attention: Any, positions: Any, past: Any, is_token: Any = None, **options: Any
+    ) -> tuple[Any, Any]:
         import torch
 
         if self.takes_positions:
@@ -176,7 +187,8 @@ class Forward:
             options["past_key_values"] = past
         if "use_cache" in self._parameters:
             options["use_cache"] = past is not None
-        with torch.inference_mode(), self.products.active():
+        way = self.layers.active(is_token) if self.layers.are_fused else self.products.active()
+        with torch.inference_mode(), way:
             output = self.loaded.model(input_ids=ids, attention_mask=attention, **options)
         return output.logits, past
 

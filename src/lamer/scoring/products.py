@@ -8,6 +8,7 @@ float32; they differ by rounding only. Which one is faster is measured on the mo
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -39,7 +40,15 @@ class Products:
 
     def active(self) -> AbstractContextManager[Any]:
         """A context in which linear layers are computed by the library chosen; inference only."""
-        return _onednn_mode(self._packed) if self.library == "oneDNN" else nullcontext()
+        return _onednn_mode(self.ordered) if self.library == "oneDNN" else nullcontext()
+
+    def product(self, inputs: Any, linear: Any, added: Any = None) -> Any:
+        """inputs W^T + bias + added of a linear layer, by oneDNN; shapes [rows, in] and [rows, out]."""
+        return _onednn(inputs, self.ordered(linear.weight), linear.bias, added)
+
+    def ordered(self, weight: Any) -> Any:
+        """The weight in the order that oneDNN reads fastest, where there is room for a second copy."""
+        return weight if self._packed is None else _pack(weight, self._packed)
 
 
 def gain(model: Any) -> float | None:
@@ -84,9 +93,11 @@ def _fastest(work: Any) -> tuple[float, Any]:
     return best, found
 
 
-def _onednn(inputs: Any, weight: Any, bias: Any) -> Any:
+def _onednn(inputs: Any, weight: Any, bias: Any, added: Any = None) -> Any:
     import torch
 
+    if added is not None:
+        return torch.ops.mkldnn._linear_pointwise.binary(inputs, added, weight, bias, "add")
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
 
 
@@ -105,7 +116,7 @@ def _pack(weight: Any, packed: dict[int, tuple[Any, int, Any]]) -> Any:
     return known[2]
 
 
-def _onednn_mode(packed: dict[int, tuple[Any, int, Any]] | None) -> AbstractContextManager[Any]:
+def _onednn_mode(ordered: Callable[[Any], Any]) -> AbstractContextManager[Any]:
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -116,8 +127,7 @@ def _onednn_mode(packed: dict[int, tuple[Any, int, Any]] | None) -> AbstractCont
 
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is linear and not kwargs and _takes(*args):
-                weight = args[1] if packed is None else _pack(args[1], packed)
-                return _onednn(args[0], weight, args[2] if len(args) > 2 else None)
+                return _onednn(args[0], ordered(args[1]), args[2] if len(args) > 2 else None)
             return function(*args, **(kwargs or {}))
 
     def _takes(inputs: Any, weight: Any, bias: Any = None) -> bool:

@@ -285,7 +285,11 @@ class Scorer:
 
     def report(self) -> dict[str, Any]:
         """How the model is scored, for the run's manifest."""
-        return asdict(self.choice) | {"dtype": self.dtype, "products": self._forward.products.library}
+        return asdict(self.choice) | {
+            "dtype": self.dtype,
+            "products": self._forward.products.library,
+            "layers": "fused" if self._forward.layers.are_fused else "the model's own",
+        }
 
     @property
     def dtype(self) -> str:
