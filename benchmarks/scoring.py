@@ -183,7 +183,7 @@ def measure(options: argparse.Namespace, tokenizer: Any, mode: str, dtype_name: 
     for name in options.methods:
         scorer = scorers[name] = Scorer(loaded, options.batch_tokens, "rows" if name == "rows" else "tree")
         if "default" in name:
-            scorer._forward.products.gain = None
+            scorer._forward.products.library = "default"
         methods[f"lamer {name}"] = lambda scorer=scorer: [score.logprob for score in scorer.score(pairs)]
     if options.harness:
         for size in options.harness:

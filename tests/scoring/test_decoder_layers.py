@@ -102,7 +102,7 @@ def test_layers_that_compute_something_else_are_found_out(
     if "attention_multiplier" in settings:  # the attention's own scale, which is asked for
         assert layers.are_fused
     else:
-        assert layers.difference > 100 * decoder_layers.TOLERANCE
+        assert layers.difference > 100 * decoder_layers.TOLERANCE["torch.float32"]
         assert not layers.are_fused
     scorer = Scorer(LoadedModel(model, None, torch.device("cpu")))
     expected = [logprob(model, pair) for pair in pairs()]
@@ -146,6 +146,26 @@ def test_a_hook_is_still_called():
     assert scorer._forward.layers.are_fused
 
 
+@pytest.mark.parametrize("family", TAKEN)
+def test_bfloat16_is_as_near_to_float32_as_the_models_own_code(family: str, monkeypatch: pytest.MonkeyPatch):
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no instructions for bfloat16")
+    monkeypatch.setattr(products, "MIN_PARAMETERS", 1)
+    monkeypatch.setattr(products, "gain", lambda model: None)
+    model, _ = tiny_model(family, seed=3)
+    model = model.to(torch.bfloat16)
+    scorer = Scorer(LoadedModel(model, None, torch.device("cpu")), method="tree")
+    assert scorer._forward.layers.are_fused
+    found = [score.logprob for score in scorer.score(pairs())]
+    own = [logprob(model, pair) for pair in pairs()]
+    exact = [logprob(model.float(), pair) for pair in pairs()]
+    errors, own_errors = (
+        sum(abs(value - true) for value, true in zip(values, exact)) / len(exact) for values in (found, own)
+    )
+    assert 0 < errors < 1.5 * own_errors
+    assert own_errors < 0.2
+
+
 @pytest.mark.parametrize("norm", [LlamaRMSNorm, GemmaRMSNorm])
 def test_norms(norm: Any):
     part = norm(24, eps=1e-3)
@@ -153,6 +173,8 @@ def test_norms(norm: Any):
     hidden = torch.randn(5, 24) * torch.tensor([1e-3, 0.1, 1.0, 10.0, 0.0])[:, None]
     with torch.no_grad():
         assert torch.allclose(decoder_layers._normed(hidden, part), part(hidden), rtol=1e-5, atol=1e-7)
+        part, narrow = part.to(torch.bfloat16), hidden.to(torch.bfloat16)
+        assert torch.equal(decoder_layers._normed(narrow, part), part(narrow))
 
 
 def test_rotation():
@@ -181,7 +203,7 @@ def test_attention_in_parts_is_attention(width: int, num_before: int, is_causal:
     seen = seen.tril(num_before - 1) if is_causal else seen
     seen |= torch.eye(width, length, dtype=torch.bool).roll(num_before, dims=1)  # itself
     numbers = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)
-    mask = decoder_layers._Mask(numbers if is_number else seen)
+    mask = decoder_layers._Mask(numbers if is_number else seen, torch.float32)
     later = seen.triu(num_before + 1).any()
     assert mask.is_causal == (not later)
     found = decoder_layers._attended(queries, keys, values, mask, 0.7)

@@ -55,7 +55,7 @@ def test_weights_that_were_written_to_are_seen(limit: int, monkeypatch: pytest.M
     after = scorer.score(PAIRS)
     assert abs(after[0].logprob - before[0].logprob) > 1e-3
     fresh = Scorer(tiny_models.LoadedModel(model, loaded.tokenizer, loaded.device), method="rows")
-    fresh._forward.products.gain = None
+    fresh._forward.products.library = "default"
     assert [score.logprob for score in after] == pytest.approx([s.logprob for s in fresh.score(PAIRS)], abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Decoder layers of the Llama shape in few operations, for inference in float32 on a CPU.
+"""Decoder layers of the Llama shape in few operations, for inference on a CPU.
 
     h += attention(rotate(norm(h) Wq^T), rotate(norm(h) Wk^T), norm(h) Wv^T) Wo^T
     h += (act(norm(h) Wg^T) * norm(h) Wu^T) Wd^T
@@ -22,8 +22,9 @@ from typing import Any
 from lamer.scoring.decoder_shape import decoder_layers, has_shape, is_linear, made_up, own_output
 from lamer.scoring.products import Products
 
-TOLERANCE = 1e-5
-"""Largest difference between the two ways on made-up input, relative to the most that a layer adds to it."""
+TOLERANCE = {"torch.float32": 1e-5, "torch.bfloat16": 3e-2}
+"""Largest difference between the two ways on made-up input, relative to the most that a layer adds to it: some
+hundred times the rounding of float32, four times that of bfloat16."""
 MAX_STEPS = 4
 MIN_STEP = 32
 """Into how many parts attention is cut, and their least number of queries."""
@@ -42,8 +43,8 @@ class DecoderLayers:
         self._rotations: dict[int, tuple[Any, Any, Any]] = {}
         self.difference: float | None = self._compare()
         """Largest relative difference to the model's own layers, on made-up input; None where they stay."""
-        if self.difference is None or self.difference > TOLERANCE:
-            self._layers = []
+        if self.difference is None or not self.difference <= TOLERANCE[_dtype_of(self._layers[0])]:
+            self._layers = []  # also where the difference is NaN
 
     @property
     def are_fused(self) -> bool:
@@ -111,7 +112,7 @@ class DecoderLayers:
             attention,
             _normed(hidden, layer.input_layernorm),
             hidden_states.shape[:2],
-            self._mask(attention_mask),
+            self._mask(attention_mask, hidden.dtype),
             self._rotation(position_embeddings),
             past_key_values,
         )
@@ -152,12 +153,12 @@ class DecoderLayers:
             heads, shape = heads.index_select(0, self._tokens.of_places), self._tokens.shape
         return heads.view(*shape, *heads.shape[1:]).transpose(1, 2)
 
-    def _mask(self, mask: Any) -> _Mask | None:
+    def _mask(self, mask: Any, dtype: Any) -> _Mask | None:
         """The mask as attention reads it, made once for all layers."""
         if mask is None:
             return None
         if id(mask) not in self._masks:
-            self._masks[id(mask)] = mask, _Mask(mask)  # the first is kept, so that its id stays its own
+            self._masks[id(mask)] = mask, _Mask(mask, dtype)  # the first is kept, so that its id stays its own
         return self._masks[id(mask)][1]
 
     def _rotation(self, position_embeddings: Any) -> tuple[Any, Any]:
@@ -173,15 +174,15 @@ class DecoderLayers:
 class _Mask:
     """What every token sees, as numbers to add, and whether it sees no later token."""
 
-    def __init__(self, mask: Any) -> None:
+    def __init__(self, mask: Any, dtype: Any) -> None:
         import torch
 
         width, length = mask.shape[-2:]
         is_seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         self.is_causal = not is_seen.triu(length - width + 1).any()
-        self.numbers = (
-            torch.zeros(mask.shape).masked_fill_(~mask, float("-inf")) if mask.dtype == torch.bool else mask
-        )
+        self.numbers = mask
+        if mask.dtype == torch.bool:
+            self.numbers = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
 class _Tokens:
@@ -225,17 +226,16 @@ def _activated(gate: Any, activation: Any) -> Any:
 
 
 def _normed(hidden: Any, norm: Any) -> Any:
-    """hidden / rms(hidden) * weight."""
+    """hidden / rms(hidden) * weight; the first in float32, as the models have it."""
     import torch
 
-    squares = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_()
+    wide = hidden.float()
+    squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
     scale = squares.div_(hidden.shape[-1]).add_(_epsilon(norm)).rsqrt_()
-    return (hidden * scale).mul_(_weight(norm))
-
-
-def _weight(norm: Any) -> Any:
-    """What a norm multiplies by; Gemma keeps the difference to one."""
-    return norm.weight + 1.0 if type(norm).__name__.startswith("Gemma") else norm.weight
+    normed = wide * scale if wide is hidden else wide.mul_(scale)
+    if type(norm).__name__.startswith("Gemma"):  # keeps the difference to one, and multiplies in float32
+        return normed.mul_(norm.weight.float() + 1.0).to(hidden.dtype)
+    return normed.to(hidden.dtype).mul_(norm.weight)
 
 
 def _epsilon(norm: Any) -> float:
@@ -249,3 +249,7 @@ def _rotate(heads: Any, cos: Any, sin: Any) -> None:
     rotated = (first * cos).addcmul_(second, sin, value=-1)
     second.mul_(cos).addcmul_(first, sin)
     first.copy_(rotated)
+
+
+def _dtype_of(layer: Any) -> str:
+    return str(layer.self_attn.q_proj.weight.dtype)

@@ -1,4 +1,4 @@
-"""Which decoder layers have the Llama shape: transformers' own, of the families named here, in float32 on a CPU.
+"""Which decoder layers have the Llama shape: transformers' own, of the families named here, on a CPU.
 
 They have these parts and no others, and no adapter has changed them and no hook watches them.
 """
@@ -38,6 +38,7 @@ def has_shape(layer: Any) -> bool:
     return (
         all(map(is_linear, linears))
         and all(_is_plain(getattr(norm, "weight", None)) for norm in norms)
+        and len({part.weight.dtype for part in (*linears, *norms)}) == 1
         and not any(_is_changed(part) for part in layer.modules())
     )
 
@@ -54,7 +55,7 @@ def _is_plain(weight: Any) -> bool:
     return (
         isinstance(weight, torch.Tensor)
         and weight.device.type == "cpu"
-        and weight.dtype == torch.float32
+        and weight.dtype in (torch.float32, torch.bfloat16)
         and weight.is_contiguous()
     )
 
@@ -69,11 +70,13 @@ def made_up(layer: Any) -> tuple[Any, dict[str, Any]]:
     import torch
 
     draw = torch.Generator().manual_seed(0)
-    hidden = 0.01 * torch.randn(2, 5, layer.self_attn.q_proj.in_features, generator=draw)
+    weight = layer.self_attn.q_proj.weight
+    hidden = 0.01 * torch.randn(2, 5, weight.shape[1], generator=draw)
     angles = 3 * torch.rand(2, 5, layer.self_attn.head_dim // 2, generator=draw)
     angles = torch.cat([angles, angles], dim=-1)
     mask = torch.ones(5, 5, dtype=torch.bool).tril().expand(2, 1, 5, 5)
-    return hidden, {"attention_mask": mask, "position_embeddings": (angles.cos(), angles.sin())}
+    turns = (angles.cos().to(weight.dtype), angles.sin().to(weight.dtype))
+    return hidden.to(weight.dtype), {"attention_mask": mask, "position_embeddings": turns}
 
 
 def own_output(layer: Any, hidden: Any, options: dict[str, Any]) -> Any:
@@ -82,6 +85,6 @@ def own_output(layer: Any, hidden: Any, options: dict[str, Any]) -> Any:
 
     mask = options["attention_mask"]
     if layer.self_attn.config._attn_implementation == "eager":
-        mask = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+        mask = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(~mask, torch.finfo(hidden.dtype).min)
     with torch.inference_mode():
         return layer(hidden, **options | {"attention_mask": mask})

@@ -1,4 +1,4 @@
-"""The matrix products of linear layers in float32 on a CPU, by the faster of two libraries.
+"""The matrix products of linear layers on a CPU, in float32 by the faster of two libraries.
 
 torch gives them to the BLAS it was built with. On processors which that BLAS was not made for, it reaches half of
 what oneDNN does, which torch has on board too (measured on a Zen 5 core: 110 and 245 GFLOP/s). Both compute in
@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
+Library = Literal["default", "oneDNN"]
 MIN_PARAMETERS = 20_000_000
 """Smaller models spend their time elsewhere."""
 MIN_GAIN = 1.15
@@ -29,14 +30,12 @@ class Products:
     def __init__(self, model: Any) -> None:
         self.gain = gain(model)
         """Times faster that oneDNN is than torch's default; None where the two were not compared."""
+        is_faster = self.gain is not None and self.gain >= MIN_GAIN
+        self.library: Library = "oneDNN" if is_faster or _is_bfloat16(model) else "default"
+        """In bfloat16 torch itself takes oneDNN where the processor has instructions for it."""
         self._packed: dict[int, tuple[Any, int, Any]] | None = (
             {} if _linear_bytes(model) <= MAX_PACKED_BYTES else None
         )
-
-    @property
-    def library(self) -> str:
-        """`default` or `oneDNN`."""
-        return "oneDNN" if self.gain is not None and self.gain >= MIN_GAIN else "default"
 
     def active(self) -> AbstractContextManager[Any]:
         """A context in which linear layers are computed by the library chosen; inference only."""
@@ -75,6 +74,20 @@ def gain(model: Any) -> float | None:
         largest = float((inputs.abs() @ weight.abs().T).max())
     agree = float((expected - found).abs().max()) <= 1e-5 * largest
     return seconds / faster if agree else None
+
+
+def _is_bfloat16(model: Any) -> bool:
+    """Whether the model's layers are in bfloat16 on a processor that has instructions for it."""
+    import torch
+
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    return (
+        sum(parameter.numel() for parameter in model.parameters()) >= MIN_PARAMETERS
+        and bool(weights)
+        and all(weight.dtype == torch.bfloat16 and weight.device.type == "cpu" for weight in weights)
+        and torch.backends.mkldnn.is_available()
+        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
 
 
 def _linear_bytes(model: Any) -> int:
