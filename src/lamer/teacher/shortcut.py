@@ -34,7 +34,7 @@ class Shortcut:
         self._client = client
         self._path = path
         self._httpx: Any = sys.modules[type(client.base_url).__module__]
-        """What the client is built on: httpx, since openai 3 httpx2."""
+        """What the client is built on: httpx, or httpx2 in newer versions."""
         self._opening = asyncio.Lock()
         self._is_open = False
         self._is_detour = False
