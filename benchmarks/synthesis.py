@@ -7,7 +7,7 @@ same requests (a prompt of the paper's length, 2 kB) go through, in turns, each 
 
     lamer   Teacher.complete_all: limits, retries, ledger in SQLite, each reply committed before it is handed on
     bare    openai.AsyncOpenAI, `chat.completions.create` in an asyncio.gather behind a semaphore, replies dropped
-    dict    the same through `post` as a dict over aiohttp: lamer's way of sending, without anything around it
+    dict    the same through `post` as a dict over aiohttp: the client without its types, and nothing around it
     loop    the bound of the machine: the same bytes over as many asyncio sockets, without any client
 
 A load is `concurrency:latency`. The ideal is requests x latency / concurrency; `wall_over_ideal` is wanted to be

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import socket
@@ -227,6 +228,22 @@ def test_what_the_ledger_knows_needs_neither_key_nor_server(ledger):
     ]
 
 
+def test_many_known_requests_are_found_among_many_new_ones(ledger):
+    asked = []
+
+    def reply(messages) -> str:
+        asked.append(messages[0]["content"])
+        return messages[0]["content"].upper()
+
+    teacher = Teacher.from_callable(reply, ledger)
+    known = requests(1100)[::2]
+    teacher.ask(known)
+    replies = teacher.ask(requests(1100))
+    assert [key for key, r in replies.items() if r.is_cached] == [request.key for request in known]
+    assert {key: r.text for key, r in replies.items()} == {f"r{i}": f"SAY {i}" for i in range(1100)}
+    assert len(asked) == len(set(asked)) == 1100
+
+
 def test_the_same_request_is_never_sent_twice(ledger, tmp_path):
     with TeacherServer(echo) as server:
         teacher = teacher_at(server.base_url, ledger)
@@ -401,6 +418,25 @@ def test_it_can_be_asked_from_within_an_event_loop(ledger):
         return Teacher.from_callable(echo, ledger).ask(requests(1))["r0"].text
 
     assert asyncio.run(notebook()) == "said say 0"
+
+
+def test_the_garbage_of_the_program_is_left_alone_only_while_it_is_asked(ledger):
+    counts = []
+
+    def reply(messages) -> str:
+        counts.append(gc.get_freeze_count())
+        return "x"
+
+    teacher = Teacher.from_callable(reply, ledger)
+    teacher.ask(requests(1))
+    assert counts[0] > 0
+    assert gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        teacher.ask(requests(2))
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_an_interruption_keeps_every_reply_that_was_handed_on(ledger):

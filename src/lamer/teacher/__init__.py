@@ -9,6 +9,7 @@ progress  what is shown meanwhile
 clock     the time that waits are measured in
 formats   text or JSON by a schema: what the server honours
 client    one try over HTTP
+shortcut  the same requests as the openai client's, for less CPU time
 batch     the same requests in batches
           batch_table: what is sent and what became of it, on disk; batch_lines: the files, as text (pure);
           batch_client, batch_service: the calls; batch_seats: room under the ceilings

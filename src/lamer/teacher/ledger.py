@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS requests (
     seconds REAL NOT NULL,
     status TEXT NOT NULL,
     created TEXT NOT NULL
-) WITHOUT ROWID;
+);
 CREATE TABLE IF NOT EXISTS failures (
     hash TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -79,6 +79,7 @@ _ADDED = {"requests": _MONEY, "lost": _MONEY}
 """Columns that the first version of a table had not."""
 _CALLS = f"""(SELECT 1 AS is_answer, {_COUNTED} FROM requests UNION ALL SELECT 0, {_COUNTED} FROM lost)"""
 """Every call that was paid for, or may have been."""
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 _STATUS = {"length": "truncated", "content_filter": "filtered"}
 
 
@@ -178,7 +179,7 @@ def request_hash(request: Mapping[str, Any]) -> str:
 
 def _json(value: Mapping[str, Any]) -> str:
     """Canonical JSON, in ASCII so that no text of a user can break the encoding."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return _ENCODER.encode(value)
 
 
 class Ledger:
@@ -218,12 +219,17 @@ class Ledger:
 
     def find(self, request: str) -> Answer | None:
         """The answer to the request with this hash, if it was ever answered."""
-        query = (
-            "SELECT reply, finish_reason, prompt_tokens, completion_tokens, seconds FROM requests WHERE hash = ?"
+        return self.find_all([request]).get(request)
+
+    def find_all(self, requests: Sequence[str]) -> dict[str, Answer]:
+        """The answers to those of the requests with these hashes that were ever answered; at most 500 at once."""
+        marks = ", ".join("?" * len(requests))
+        rows = self._rows(
+            "SELECT hash, reply, finish_reason, prompt_tokens, completion_tokens, seconds FROM requests "
+            f"WHERE hash IN ({marks})",
+            requests,
         )
-        with self._lock, self._errors(), closing(self._database.execute(query, (request,))) as rows:
-            row = rows.fetchone()
-        return Answer(*row) if row is not None else None
+        return {row[0]: Answer(*row[1:]) for row in rows}
 
     def record(self, entries: Sequence[Entry]) -> None:
         """Write answers in one transaction; they are safe on disk when this returns. Never replaces one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import inf
@@ -22,9 +22,11 @@ from lamer.teacher.prices import Price
 from lamer.teacher.requests import BUDGET_REACHED, Backend, Failure, OnReply, Reply, Request
 from lamer.teacher.retry import BACKOFF_S, backoff_s
 
+FOUND_AT_ONCE = 500
+"""Requests that one query looks up in the ledger."""
 SLOW_COMMIT_S = 0.005
 COMMITS_IN_THREAD = 100
-"""After a slow one; then the disk is tried again."""
+"""After two slow ones in a row; then the disk is tried again."""
 MAX_TRIES_UNREACHED = 3
 """Tries of a request while no connection was ever made: a wrong address should be told soon."""
 TOLD_HOLD_S = 10.0
@@ -84,18 +86,21 @@ class Session:
         self._told_to_wait_since = inf
         self._has_told_cap = False
 
-    def unknown(self, items: Iterable[Item]) -> list[Item]:
+    def unknown(self, items: Sequence[Item]) -> list[Item]:
         """The items that must be asked; the others are answered from the ledger at once.
 
         Before anything is sent: later the ledger's lock may be held by a commit, and everything would wait for it.
         """
-        return [item for item in items if not self._is_known(item)]
-
-    def _is_known(self, item: Item) -> bool:
-        answer = self.ledger.find(item.hash)
-        if answer is not None:
-            self._hand_on(item, answer, None, is_cached=True)
-        return answer is not None
+        unknown = []
+        for start in range(0, len(items), FOUND_AT_ONCE):
+            some = items[start : start + FOUND_AT_ONCE]
+            answers = self.ledger.find_all([item.hash for item in some])
+            for item in some:
+                if item.hash in answers:
+                    self._hand_on(item, answers[item.hash], None, is_cached=True)
+                else:
+                    unknown.append(item)
+        return unknown
 
     async def work(self, items: Iterator[Item]) -> None:
         """Take requests until none is left or the teacher has stopped."""
@@ -304,13 +309,16 @@ class Writer:
     """Group commit: answers that arrive while one transaction is being written share the next one.
 
     A quick disk commits between two turns of the event loop: beside a busy loop a thread would wait for its turn
-    far longer than the commit takes. After a slow commit the next ones run in a thread, so that the loop goes on.
+    far longer than the commit takes. On a slow disk commits run in a thread, so that the loop goes on. One slow
+    commit makes no slow disk: now and then SQLite copies its log into the file.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._num_slow = 0
+        """Slow commits in a row."""
         self._num_in_thread = 0
         """Commits that still run in a thread."""
 
@@ -352,5 +360,6 @@ class Writer:
             return
         started = time.monotonic()
         self._ledger.record(entries)
-        if time.monotonic() - started > SLOW_COMMIT_S:
+        self._num_slow = self._num_slow + 1 if time.monotonic() - started > SLOW_COMMIT_S else 0
+        if self._num_slow >= 2:
             self._num_in_thread = COMMITS_IN_THREAD

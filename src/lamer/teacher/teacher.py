@@ -12,10 +12,12 @@ after the replies under way have been written down.
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from lamer.config import TeacherSettings
@@ -122,10 +124,14 @@ class Teacher:
             TeacherError: If the teacher cannot be reached or refuses to work; replies under way are kept.
             RunError: If the ledger cannot be written.
         """
-        groups: dict[str, list[Request]] = {}
-        for request in requests:
-            groups.setdefault(request_hash(self.body(request)), []).append(request)
-        items = [Item(key, self.body(group[0]), group) for key, group in groups.items()]
+        with _frozen_garbage():
+            groups: dict[str, tuple[dict[str, Any], list[Request]]] = {}
+            for request in requests:
+                body = self.body(request)
+                groups.setdefault(request_hash(body), (body, []))[1].append(request)
+            await self._complete([Item(key, body, group) for key, (body, group) in groups.items()], on_reply)
+
+    async def _complete(self, items: list[Item], on_reply: OnReply) -> None:
         if isinstance(self._backend, Client):
             batches = BatchSession(self.settings, self.ledger, self._backend, on_reply, self.backoff_s, self.price)
             if self.settings.mode == "batch":
@@ -187,6 +193,19 @@ class _Local:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+@contextmanager
+def _frozen_garbage() -> Iterator[None]:
+    """Meanwhile the garbage collector passes over what is there already: going through it holds up replies."""
+    if gc.get_freeze_count():  # the program's own
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
