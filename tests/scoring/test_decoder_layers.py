@@ -190,24 +190,45 @@ def test_rotation():
 @given(
     width=st.integers(1, 150),
     num_before=st.integers(0, 40),
+    groups=st.integers(1, 3),
     is_causal=st.booleans(),
     is_number=st.booleans(),
+    is_large=st.booleans(),
     seed=st.integers(0, 10_000),
 )
-def test_attention_in_parts_is_attention(width: int, num_before: int, is_causal: bool, is_number: bool, seed: int):
+def test_attention_in_parts_is_attention(
+    width: int, num_before: int, groups: int, is_causal: bool, is_number: bool, is_large: bool, seed: int
+):
     draw = torch.Generator().manual_seed(seed)
     length = num_before + width
-    queries = torch.randn(2, 2, width, 4, generator=draw)
+    queries = torch.randn(2, width, 2 * groups, 4, generator=draw)
     keys, values = (torch.randn(2, 2, length, 4, generator=draw) for _ in range(2))
     seen = torch.rand(2, 1, width, length, generator=draw) < 0.5
     seen = seen.tril(num_before - 1) if is_causal else seen
     seen |= torch.eye(width, length, dtype=torch.bool).roll(num_before, dims=1)  # itself
     numbers = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)
-    mask = decoder_layers._Mask(numbers if is_number else seen, torch.float32)
-    later = seen.triu(num_before + 1).any()
-    assert mask.is_causal == (not later)
-    found = decoder_layers._attended(queries, keys, values, mask, 0.7)
-    expected = scaled_dot_product_attention(queries, keys, values, attn_mask=seen, scale=0.7)
+    with pytest.MonkeyPatch.context() as patch:
+        if is_large:
+            patch.setattr(decoder_layers, "MAX_FOLDED", 0)
+        mask = decoder_layers._Mask(numbers if is_number else seen, torch.float32)
+        assert mask.is_causal == (not seen.triu(num_before + 1).any())
+        found = decoder_layers._attended(queries, keys, values, mask, 0.7)
+    expected = scaled_dot_product_attention(
+        queries.transpose(1, 2),
+        keys.repeat_interleave(groups, dim=1),
+        values.repeat_interleave(groups, dim=1),
+        attn_mask=seen,
+        scale=0.7,
+    )
+    assert torch.allclose(found, expected.transpose(1, 2), atol=1e-5)
+
+
+@given(width=st.integers(1, 60), groups=st.integers(1, 3))
+def test_attention_without_a_mask_is_causal(width: int, groups: int):
+    queries = torch.randn(2, width, 2 * groups, 4)
+    keys, values = (torch.randn(2, 2, width, 4) for _ in range(2))
+    mask = decoder_layers._Mask(torch.ones(2, 1, width, width, dtype=torch.bool).tril(), torch.float32)
+    found, expected = (decoder_layers._attended(queries, keys, values, given, 0.5) for given in (None, mask))
     assert torch.allclose(found, expected, atol=1e-5)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 BATCH_OVERHEAD = 64
 """Tokens that cost about as much as starting one more forward pass (reading the weights once)."""
+PACKED_OVERHEAD = 128
+"""The same where padding reaches attention only. It costs less there than this says; the padding stays small."""
 
 
 def cut(

@@ -25,9 +25,11 @@ from lamer.scoring.products import Products
 TOLERANCE = {"torch.float32": 1e-5, "torch.bfloat16": 3e-2}
 """Largest difference between the two ways on made-up input, relative to the most that a layer adds to it: some
 hundred times the rounding of float32, four times that of bfloat16."""
-MAX_STEPS = 4
-MIN_STEP = 32
+MAX_PARTS = 4
+MIN_QUERIES = 32
 """Into how many parts attention is cut, and their least number of queries."""
+MAX_FOLDED = 1 << 25
+"""Numbers of a mask that is written out for each of the heads that share keys and values."""
 
 
 class DecoderLayers:
@@ -138,20 +140,17 @@ class DecoderLayers:
         _rotate(queries, *rotation)
         _rotate(keys, *rotation)
         queries, keys, values = (self._in_rows(heads, shape) for heads in (queries, keys, values))
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         if past_key_values is not None:
             keys, values = past_key_values.update(keys, values, attention.layer_idx)
-        groups = queries.shape[1] // keys.shape[1]
-        if groups > 1:
-            keys, values = (heads.repeat_interleave(groups, dim=1) for heads in (keys, values))
-        seen = _attended(queries, keys, values, mask, attention.scaling)
-        seen = seen.transpose(1, 2).reshape(-1, queries.shape[1] * channels)
+        seen = _attended(queries, keys, values, mask, attention.scaling).flatten(0, 1).flatten(1)
         return seen if self._tokens is None else seen.index_select(0, self._tokens.places)
 
     def _in_rows(self, heads: Any, shape: Any) -> Any:
-        """Heads of tokens, shape [tokens, heads, channels], as those of rows: [rows, heads, width, channels]."""
+        """Heads of tokens, shape [tokens, heads, channels], as those of rows: [rows, width, heads, channels]."""
         if self._tokens is not None:
             heads, shape = heads.index_select(0, self._tokens.of_places), self._tokens.shape
-        return heads.view(*shape, *heads.shape[1:]).transpose(1, 2)
+        return heads.view(*shape, *heads.shape[1:])
 
     def _mask(self, mask: Any, dtype: Any) -> _Mask | None:
         """The mask as attention reads it, made once for all layers."""
@@ -172,17 +171,40 @@ class DecoderLayers:
 
 
 class _Mask:
-    """What every token sees, as numbers to add, and whether it sees no later token."""
+    """What every token sees, as numbers to add, in parts of the queries.
+
+    Where no token sees a later one, what comes after a part's last query need not be looked at.
+    """
 
     def __init__(self, mask: Any, dtype: Any) -> None:
         import torch
 
-        width, length = mask.shape[-2:]
+        self._width, self._length = mask.shape[-2:]
         is_seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-        self.is_causal = not is_seen.triu(length - width + 1).any()
-        self.numbers = mask
+        self.is_causal = not is_seen.triu(self._length - self._width + 1).any()
+        self._numbers = mask
         if mask.dtype == torch.bool:
-            self.numbers = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
+            self._numbers = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
+        self._parts: dict[int, list[tuple[slice, slice, Any]]] = {}
+
+    def folds(self, groups: int) -> bool:
+        """Whether there is room for the mask of so many heads that share keys and values."""
+        return groups == 1 or self._numbers.numel() * groups <= MAX_FOLDED
+
+    def parts(self, groups: int) -> list[tuple[slice, slice, Any]]:
+        """Queries, the keys that they may see, and the numbers, each query's row `groups` times."""
+        if groups not in self._parts:
+            step = max(-(-self._width // MAX_PARTS), MIN_QUERIES) if self.is_causal else self._width
+            starts = range(0, self._width, step)
+            self._parts[groups] = [self._part(start, min(start + step, self._width), groups) for start in starts]
+        return self._parts[groups]
+
+    def _part(self, start: int, end: int, groups: int) -> tuple[slice, slice, Any]:
+        seen = slice(self._length - self._width + end if self.is_causal else self._length)
+        numbers = self._numbers[:, :, start:end, seen]
+        if groups > 1:
+            numbers = numbers.repeat_interleave(groups, dim=2)
+        return slice(start * groups, end * groups), seen, numbers
 
 
 class _Tokens:
@@ -198,24 +220,31 @@ class _Tokens:
 
 
 def _attended(queries: Any, keys: Any, values: Any, mask: _Mask | None, scaling: float) -> Any:
-    """Scaled dot-product attention, shape [rows, heads, width, channels].
+    """Scaled dot-product attention: queries [rows, width, heads, channels], keys and values [rows, fewer heads,
+    length, channels]; gives the queries' shape.
 
-    Where no token sees a later one, some queries at a time: what comes after them need not be looked at.
+    Heads that share keys and values stand one after another as queries of one head, where the mask then fits.
     """
     import torch
 
     attend = partial(torch.nn.functional.scaled_dot_product_attention, scale=scaling)
-    width, num_before = queries.shape[2], keys.shape[2] - queries.shape[2]
+    rows, width, heads, channels = queries.shape
+    groups = heads // keys.shape[1]
+    if mask is None or not mask.folds(groups):
+        keys, values = (part.repeat_interleave(groups, dim=1) if groups > 1 else part for part in (keys, values))
+        groups = 1
+    queries = (
+        queries.view(rows, width, -1, groups, channels).transpose(1, 2).reshape(rows, -1, width * groups, channels)
+    )
     if mask is None:
-        return attend(queries, keys, values, is_causal=width > 1)
-    step = max(-(-width // MAX_STEPS), MIN_STEP) if mask.is_causal else width
-    parts = []
-    for start in range(0, width, step):
-        end = min(start + step, width)
-        asked, seen = slice(start, end), slice(num_before + end)
-        numbers = mask.numbers[:, :, asked, seen]
-        parts.append(attend(queries[:, :, asked], keys[:, :, seen], values[:, :, seen], attn_mask=numbers))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        seen = attend(queries, keys, values, is_causal=width > 1)
+    else:
+        parts = [
+            attend(queries[:, :, asked], keys[:, :, known], values[:, :, known], attn_mask=numbers)
+            for asked, known, numbers in mask.parts(groups)
+        ]
+        seen = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    return seen.view(rows, -1, width, groups, channels).transpose(1, 2).reshape(rows, width, heads, channels)
 
 
 def _activated(gate: Any, activation: Any) -> Any:

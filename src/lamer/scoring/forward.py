@@ -64,6 +64,11 @@ class Forward:
             self._projection = self._find_projection()
         return self._projection
 
+    @property
+    def packs(self) -> bool:
+        """Whether a tree's rows go through the layers without their padding."""
+        return self.projection == "mask" and self.layers.are_fused
+
     def plain(self, pieces: Sequence[Piece]) -> list[list[float]]:
         """Log-probability of every mark of every piece, in nats; pieces are whole sequences."""
         import torch
@@ -163,10 +168,10 @@ class Forward:
         self, ids: Any, attention: Any, positions: Any, past: Any, keep: Any, is_token: Any
     ) -> tuple[Any, Any]:
         keep = keep.to(ids.device)
+        if is_token is not None and self.packs and not is_token.all():
+            ids, positions, keep = (part[is_token][None] for part in (ids, positions, keep))
+            return self._forward(ids, attention, positions, past, is_token, logits_to_keep=keep)
         if self.projection == "mask":
-            if is_token is not None and self.layers.are_fused and not is_token.all():
-                ids, positions, keep = (part[is_token][None] for part in (ids, positions, keep))
-                return self._forward(ids, attention, positions, past, is_token, logits_to_keep=keep)
             return self._forward(ids, attention, positions, past, logits_to_keep=keep)
         if self.projection == "columns":
             columns = keep.any(dim=0).nonzero().squeeze(1)

@@ -16,7 +16,7 @@ from math import fsum
 from typing import Any, Literal
 
 from lamer.errors import ModelError
-from lamer.scoring.batches import cut
+from lamer.scoring.batches import BATCH_OVERHEAD, PACKED_OVERHEAD, cut
 from lamer.scoring.forward import Forward, TreeResult, forward_parameters, text_config
 from lamer.scoring.memory import batch_tokens, in_halves
 from lamer.scoring.model import LoadedModel
@@ -228,6 +228,7 @@ class Scorer:
             [len(piece.kept) if self._forward.projection == "mask" else len(piece) for piece in pieces],
             self.max_batch_tokens,
             MAX_LOGITS // self._vocabulary,
+            PACKED_OVERHEAD if tree and self._forward.packs else BATCH_OVERHEAD,
         ):
             while start < end:
                 # Smaller than planned when memory ran out meanwhile.
