@@ -19,7 +19,7 @@ from lamer.scoring import decoder_layers, decoder_shape, products
 from lamer.scoring.decoder_layers import DecoderLayers
 from lamer.scoring.model import LoadedModel
 from lamer.scoring.products import Products
-from lamer.scoring.scorer import Pair, Scorer
+from lamer.scoring.scorer import Pair, Scorer, _sequences
 from lamer.testing import FAMILIES, tiny_model
 
 TAKEN = ("llama", "llama-plain", "mistral", "mistral-window", "qwen2", "qwen3", "gemma")
@@ -78,6 +78,27 @@ def test_scores_equal_the_models_own_code(family: str, method: Any):
     assert [score.logprob for score in scorer.score(pairs())] == pytest.approx(expected, abs=1e-4)
     assert scorer.work.padding_tokens > 0
     assert scorer.choice.method == (method or "tree")
+
+
+@pytest.mark.parametrize("family", TAKEN)
+def test_rows_of_different_lengths_below_a_trunk(family: str, monkeypatch: pytest.MonkeyPatch):
+    model, draw = loaded(family), random.Random(1)
+    root, *contexts = (tuple(draw.choices(range(10, 290), k=length)) for length in (9, 40, 41, 43, 44, 45, 47, 48))
+    asked = [Pair(root + context, (20, 30, 40)) for context in contexts]
+    scorer, calls = Scorer(model, method="tree"), []
+    tree = scorer._forward.tree
+
+    def watched(pieces: Any, prefix: Any = None, **options: Any) -> Any:
+        calls.append((prefix is not None, len(pieces)))
+        return tree(pieces, prefix, **options)
+
+    monkeypatch.setattr(scorer._forward, "tree", watched)
+    found = dict.fromkeys(range(len(asked)), 0.0)
+    for mark, value in scorer._run(_sequences(asked), "tree", 0.0, min_trunk_tokens=1):
+        found[mark.place] += value
+    assert any(has_prefix and rows > 1 for has_prefix, rows in calls)
+    assert scorer.work.padding_tokens > 0
+    assert list(found.values()) == pytest.approx([logprob(model.model, pair) for pair in asked], abs=1e-4)
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(TAKEN)))

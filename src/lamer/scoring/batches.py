@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 BATCH_OVERHEAD = 64
 """Tokens that cost about as much as starting one more forward pass (reading the weights once)."""
-PACKED_OVERHEAD = 128
-"""The same where padding reaches attention only. It costs less there than this says; the padding stays small."""
+PACKED_OVERHEAD = 96
+"""The same where padding reaches attention only: it costs less there, but should stay small for memory's sake."""
 
 
 def cut(
