@@ -116,11 +116,8 @@ def _compare_methods(run: Run, config: Config, experiment: Experiment, subject: 
             "at the end: use another --out"
         )
     leading = experiment.methods.values() if experiment.budget_of is None else [experiment.budget_of]
-    num_examples = experiment.examples or pool.budget(leading)
-    results: dict[str, MethodResult] = {}
-    for name in in_turn(experiment.methods):
-        method = experiment.methods[name]
-        results[name] = _made(run, config, pool, experiment.methods, name, method, num_examples, results)
+    making = _Making(run, config, pool, experiment.methods)
+    results = making.all(experiment.examples or pool.budget(leading))
     rows = [asdict(results[name]) for name in names]
     write_atomically(run.path / METHODS, json.dumps(rows, ensure_ascii=False, indent=1).encode())
     _ask(run, config, names, results)
@@ -131,31 +128,82 @@ def _known_methods(run: Run) -> list[str]:
     return [row["name"] for row in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
 
 
-def _made(
-    run: Run,
-    config: Config,
-    pool: Pool,
-    methods: Mapping[str, Method],
-    name: str,
-    method: Method,
-    num_examples: int,
-    results: Mapping[str, MethodResult],
-) -> MethodResult:
-    """One method's examples and adapter; from the manifest when they are there."""
-    stage = f"methods/{name}"
-    if run.begin(stage, _dependencies(config, methods, name, num_examples)):
-        with stopwatch() as seconds:
-            steps = results[method.steps_of].num_steps if method.steps_of else None
-            training = method.trained_with(config, steps)
-            own = num_examples - round(training.train.replay.share * num_examples)
-            units, examples = _examples(run, config, pool, methods, name, method, own)
-            counts = {**_train(run, training, name, units, examples), "units": len(units)}
-        run.complete(stage, StageResult(counts, _shortage(method, units, len(examples), own)), seconds[0])
-    entry = run.manifest()[stage]
-    counts = entry.counts
-    return MethodResult(
-        name, method.title, counts["examples"], counts["steps"], counts.get("replayed", 0), tuple(entry.notes)
-    )
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """The methods of one run, and what they are made from."""
+
+    run: Run
+    config: Config
+    pool: Pool
+    methods: Mapping[str, Method]
+
+    def all(self, num_examples: int) -> dict[str, MethodResult]:
+        """Every method with so many examples, each after those it refers to."""
+        results: dict[str, MethodResult] = {}
+        for name in in_turn(self.methods):
+            steps_of = self.methods[name].steps_of
+            results[name] = self._made(name, num_examples, results[steps_of].num_steps if steps_of else None)
+        return results
+
+    def _made(self, name: str, num_examples: int, num_steps: int | None) -> MethodResult:
+        """One method's examples and adapter; from the manifest when they are there."""
+        stage, method = f"methods/{name}", self.methods[name]
+        if self.run.begin(stage, self._dependencies(name, num_examples)):
+            with stopwatch() as seconds:
+                training = method.trained_with(self.config, num_steps)
+                own = num_examples - round(training.train.replay.share * num_examples)
+                units, examples = self._examples(name, own)
+                counts = {**_train(self.run, training, name, units, examples), "units": len(units)}
+            notes = _shortage(method, units, len(examples), own)
+            self.run.complete(stage, StageResult(counts, notes), seconds[0])
+        entry = self.run.manifest()[stage]
+        counts = entry.counts
+        return MethodResult(
+            name, method.title, counts["examples"], counts["steps"], counts.get("replayed", 0), tuple(entry.notes)
+        )
+
+    def _dependencies(self, name: str, num_examples: int) -> dict[str, Any]:
+        """Everything a method's adapter depends on besides the diagnosis."""
+        from lamer.pipeline import HARMLESS
+
+        method = self.methods[name]
+        sections = ("select.", "synthesize.", "train.")
+        leaves = {
+            key: value
+            for key, value in flatten(self.config).items()
+            if key.startswith(sections) and key not in HARMLESS and not key.endswith((".path", ".held_out"))
+        }
+        others = [method.of] if method.data in DERIVED else []
+        referred = {other: digest(self.methods[other].model_dump_json()) for other in others}
+        return {"method": method.model_dump(), "refers to": referred, "num_examples": num_examples, **leaves}
+
+    def _examples(self, name: str, num_examples: int) -> tuple[list[Deficiency], list[Example]]:
+        """What a method trains on, stored in its tables `units` and `examples`."""
+        method, run = self.methods[name], self.run
+        settings = self.config.synthesize
+        settings = settings.model_copy(update={"prompt": method.prompt or settings.prompt})
+        asking = self.config.model_copy(update={"synthesize": settings})
+        if method.data == "none":
+            return [], []
+        if method.data == "random facts":
+            return [], random_examples(run, asking, num_examples, name)
+        table = run.table(f"methods/{name}/examples", Example)
+        unit_table = run.table(f"methods/{name}/units", Deficiency)
+        if not (table.has(0) and unit_table.has(0)):
+            reference = list(run.table(f"methods/{method.of}/units", Deficiency)) if method.data in DERIVED else []
+            units = self.pool.units(method, num_examples, reference)
+            if units:
+                examples = _write(run, asking, self.pool, units, name)
+            else:
+                written = [
+                    row for row in run.table(f"methods/{method.of}/examples", Example) if row.status == "kept"
+                ]
+                examples = _drawn(method, self.pool, reference, written)
+                named = {example.deficiency_id for example in examples}
+                units = [unit for unit in reference if unit.id in named]
+            unit_table.write(0, units)
+            table.write(0, examples)
+        return list(unit_table), [row for row in table if row.status == "kept"]
 
 
 def _shortage(method: Method, units: Sequence[Deficiency], count: int, wanted: int) -> list[str]:
@@ -166,55 +214,6 @@ def _shortage(method: Method, units: Sequence[Deficiency], count: int, wanted: i
     reasons = [f"its units ask for {asked:,}"] if asked < wanted else []
     reasons += [f"{asked - count:,} could not be had from the teacher"] if count < asked else []
     return [f"{count:,} of {wanted:,} examples: {'; '.join(reasons)}"]
-
-
-def _dependencies(config: Config, methods: Mapping[str, Method], name: str, num_examples: int) -> dict[str, Any]:
-    """Everything a method's adapter depends on besides the diagnosis."""
-    from lamer.pipeline import HARMLESS
-
-    method = methods[name]
-    sections = ("select.", "synthesize.", "train.")
-    leaves = {
-        key: value
-        for key, value in flatten(config).items()
-        if key.startswith(sections) and key not in HARMLESS and not key.endswith((".path", ".held_out"))
-    }
-    others = [method.of] if method.data in DERIVED else []
-    referred = {other: digest(methods[other].model_dump_json()) for other in others}
-    return {"method": method.model_dump(), "refers to": referred, "num_examples": num_examples, **leaves}
-
-
-def _examples(
-    run: Run,
-    config: Config,
-    pool: Pool,
-    methods: Mapping[str, Method],
-    name: str,
-    method: Method,
-    num_examples: int,
-) -> tuple[list[Deficiency], list[Example]]:
-    """What a method trains on, stored in its tables `units` and `examples`."""
-    settings = config.synthesize.model_copy(update={"prompt": method.prompt or config.synthesize.prompt})
-    asking = config.model_copy(update={"synthesize": settings})
-    if method.data == "none":
-        return [], []
-    if method.data == "random facts":
-        return [], random_examples(run, asking, num_examples, name)
-    table = run.table(f"methods/{name}/examples", Example)
-    unit_table = run.table(f"methods/{name}/units", Deficiency)
-    if not (table.has(0) and unit_table.has(0)):
-        reference = list(run.table(f"methods/{method.of}/units", Deficiency)) if method.data in DERIVED else []
-        units = pool.units(method, num_examples, reference)
-        if units:
-            examples = _write(run, asking, pool, units, name)
-        else:
-            written = [row for row in run.table(f"methods/{method.of}/examples", Example) if row.status == "kept"]
-            examples = _drawn(method, pool, reference, written)
-            named = {example.deficiency_id for example in examples}
-            units = [unit for unit in reference if unit.id in named]
-        unit_table.write(0, units)
-        table.write(0, examples)
-    return list(unit_table), [row for row in table if row.status == "kept"]
 
 
 def _write(run: Run, config: Config, pool: Pool, units: Sequence[Deficiency], name: str) -> list[Example]:
