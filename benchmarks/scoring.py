@@ -8,7 +8,8 @@ options as candidates (text) or their letters. The model is Llama-shaped with 13
 layers, nine heads of 64, three for keys and values, vocabulary 49,152); its weights are random, for time does not
 depend on them, its tokenizer is trained on the same text. Compared in one process, in turns, best of `--repeats`:
 
-    lamer     Scorer on the pairs: tree, the tree with torch's default matrix products, and rows
+    lamer     Scorer on the pairs: tree, the tree through the model's own layers (and there with torch's default
+              matrix products), and rows
     harness   lm-evaluation-harness, HFLM log-likelihoods on the same token ids, for each batch size given
     alone     one sequence at a time through transformers, on a part of the pairs, extrapolated by tokens
 
@@ -43,7 +44,7 @@ from lamer.scoring.tree import MIN_TRUNK_TOKENS
 from small_model import facts, train_tokenizer
 
 ASKED = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}
-METHODS = ["tree", "tree, default products", "rows"]
+METHODS = ["tree", "tree, own layers", "tree, default products", "rows"]
 VOCABULARY = 49_152
 
 
@@ -184,6 +185,8 @@ def measure(options: argparse.Namespace, tokenizer: Any, mode: str, dtype_name: 
         scorer = scorers[name] = Scorer(loaded, options.batch_tokens, "rows" if name == "rows" else "tree")
         if "default" in name:
             scorer._forward.products.library = "default"
+        if "own" in name:
+            scorer._forward.layers._layers = []
         methods[f"lamer {name}"] = lambda scorer=scorer: [score.logprob for score in scorer.score(pairs)]
     if options.harness:
         for size in options.harness:
