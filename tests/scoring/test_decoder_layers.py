@@ -187,6 +187,27 @@ def test_bfloat16_is_as_near_to_float32_as_the_models_own_code(family: str, monk
     assert own_errors < 0.2
 
 
+def test_a_replaced_vocabulary_projection_is_used_and_stays():
+    model = made("llama")
+    scorer = Scorer(LoadedModel(model, None, torch.device("cpu")), method="tree")
+    own, calls = type(model.lm_head).forward, []
+
+    def watched(hidden: Any) -> Any:
+        calls.append(1)
+        return own(model.lm_head, hidden)
+
+    model.lm_head.forward = watched
+    scorer.score(pairs())
+    assert calls
+    assert model.lm_head.forward is watched
+
+
+def test_a_vocabulary_projection_of_another_type_is_left_alone():
+    model = made("llama")
+    model.lm_head = torch.nn.Linear(32, 300, bias=False, dtype=torch.bfloat16)
+    assert DecoderLayers(model, Products(model))._head is None
+
+
 @pytest.mark.parametrize("norm", [LlamaRMSNorm, GemmaRMSNorm])
 def test_norms(norm: Any):
     part = norm(24, eps=1e-3)

@@ -39,19 +39,25 @@ class DecoderLayers:
         self._products = products
         self._layers: list[Any] = decoder_layers(model) if products.library == "oneDNN" else []
         head = model.get_output_embeddings() if self._layers else None
-        self._head = head if head is not None and is_linear(head) else None
+        is_alike = head is not None and is_linear(head) and head.weight.dtype == _weight_of(self._layers[0]).dtype
+        self._head = head if is_alike else None
         self._tokens: _Tokens | None = None
         self._masks: dict[int, tuple[Any, _Mask]] = {}
         self._rotations: dict[int, tuple[Any, Any, Any]] = {}
         self.difference: float | None = self._compare()
         """Largest relative difference to the model's own layers, on made-up input; None where they stay."""
-        if self.difference is None or not self.difference <= TOLERANCE[_dtype_of(self._layers[0])]:
+        if self.difference is None or not self.difference <= TOLERANCE[str(_weight_of(self._layers[0]).dtype)]:
             self._layers = []  # also where the difference is NaN
 
     @property
     def are_fused(self) -> bool:
         """Whether the model's layers are computed here."""
-        return bool(self._layers) and self._products.library == "oneDNN" and all(map(has_shape, self._layers))
+        return (
+            bool(self._layers)
+            and self._products.library == "oneDNN"
+            and all(map(has_shape, self._layers))
+            and (self._head is None or is_linear(self._head))
+        )
 
     @contextmanager
     def active(self, is_token: Any = None) -> Iterator[None]:
@@ -280,5 +286,5 @@ def _rotate(heads: Any, cos: Any, sin: Any) -> None:
     first.copy_(rotated)
 
 
-def _dtype_of(layer: Any) -> str:
-    return str(layer.self_attn.q_proj.weight.dtype)
+def _weight_of(layer: Any) -> Any:
+    return layer.self_attn.q_proj.weight

@@ -38,8 +38,12 @@ class Products:
         )
 
     def active(self) -> AbstractContextManager[Any]:
-        """A context in which linear layers are computed by the library chosen; inference only."""
-        return _onednn_mode(self.ordered) if self.library == "oneDNN" else nullcontext()
+        """A context in which linear layers are computed by the library chosen; inference only.
+
+        In bfloat16 there is nothing to change.
+        """
+        is_changed = self.library == "oneDNN" and self.gain is not None
+        return _onednn_mode(self.ordered) if is_changed else nullcontext()
 
     def product(self, inputs: Any, linear: Any, added: Any = None) -> Any:
         """inputs W^T + bias + added of a linear layer, by oneDNN; shapes [rows, in] and [rows, out]."""
