@@ -81,7 +81,7 @@ def score_table(models: Sequence[ModelScores]) -> list[str]:
     return lines
 
 
-def difference_table(models: Sequence[ModelScores]) -> list[str]:
+def difference_table(models: Sequence[ModelScores], pairs: Sequence[tuple[str, str]]) -> list[str]:
     columns = list(models[0].num_samples)
     lines = [
         "| difference, points | "
@@ -89,7 +89,7 @@ def difference_table(models: Sequence[ModelScores]) -> list[str]:
         + " | remedied | broken |",
         "|---" * (len(columns) + 3) + "|",
     ]
-    for after, before in pairs_of(list(models[0].methods)):
+    for after, before in pairs:
         found: Pair = pool(models, after, before)
         cells = [
             f"{100 * found.columns[column].difference:+.1f} ({100 * found.columns[column].low:+.1f} to "
@@ -108,13 +108,16 @@ def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
     return [*fixed, *(pair for pair in variants if pair not in fixed)]
 
 
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, commit {git_commit()}, {json.dumps(versions())}"
+
+
 def report(options: argparse.Namespace) -> str:
     runs = list(wanted(options))
     models = read_scores(runs)
     seeds = {model.model: list(model.seeds) for model in models}
     lines = [f"seeds {seeds}, wrong {options.wrong:g}, {options.assignments}", "", *score_table(models), ""]
-    lines += [*difference_table(models), ""]
-    lines.append(f"{platform.machine()}, {os.cpu_count()} cores, commit {git_commit()}, {json.dumps(versions())}")
+    lines += [*difference_table(models, pairs_of(list(models[0].methods))), "", machine()]
     return "\n".join(lines)
 
 
