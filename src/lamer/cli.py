@@ -143,9 +143,9 @@ def estimate(
     as_json: JsonOption = False,
 ) -> None:
     """What a run will cost before anything is spent: teacher's calls and money, GPU time, disk."""
-    from lamer.compute import Machine, gpu_named
     from lamer.estimate import estimate as make
     from lamer.estimate import existing, show
+    from lamer.estimate.compute import Machine, gpu_named
 
     machine = Machine(gpu_named(gpu), mfu, gpu_price)
     settings = _settings(out, config, set_)

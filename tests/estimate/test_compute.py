@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from lamer.cli import _main
-from lamer.compute import (
+from lamer.config import load_config
+from lamer.errors import UsageError
+from lamer.estimate import estimate
+from lamer.estimate.compute import (
     GIB,
     GPUS,
     SIZES,
@@ -23,9 +26,6 @@ from lamer.compute import (
     size_of,
     training_flops,
 )
-from lamer.config import load_config
-from lamer.errors import UsageError
-from lamer.estimate import estimate
 from lamer.experiments.recipe import RECIPES, load_recipe, recipe_text
 from lamer.testing import FAMILIES, tiny_model
 
@@ -145,6 +145,24 @@ def test_a_recipe_is_estimated_without_a_network(name, tmp_path, monkeypatch):
     assert one.compute is not None
     assert one.experiment is None
     assert 0 < one.compute.hours < found.compute.hours <= found.compute.max_hours
+
+
+def test_rounds_diagnose_before_and_after_each_and_ask_every_adapter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def flops(*assignments: str) -> dict[str, float]:
+        found = estimate(load_recipe("gemma", assignments)).compute
+        assert found is not None
+        return {work.purpose: work.flops for work in found.work}
+
+    one, three = flops(), flops("rounds=3")
+    assert three["diagnose"] == pytest.approx(4 * one["diagnose"])
+    assert three["train"] == pytest.approx((1 + 2 + 3) * one["train"])
+    assert three["evaluate: prompts"] == pytest.approx(4 / 2 * one["evaluate: prompts"])
+    assert three["encode facts"] == one["encode facts"]
+    assert any(
+        "rounds=3 is for runs" in note for note in estimate(load_recipe("gemma", ["rounds=3"]), seeds=2).notes
+    )
 
 
 def test_the_command_states_gpu_money_and_disk(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,9 @@ import yaml
 
 from lamer.cli import _main
 from lamer.config import Config, load_config
-from lamer.estimate import EXAMPLE_TOKENS, Estimate, again, estimate, show
+from lamer.estimate import Estimate, estimate, show
+from lamer.estimate.calls import again
+from lamer.estimate.known import EXAMPLE_TOKENS
 from lamer.knowledge.corpus import load_facts
 from lamer.microworld import MicroworldTeacher, World, checkpoint_path
 from lamer.queries import load_queries
@@ -135,6 +137,38 @@ def test_what_the_ledger_holds_costs_nothing(tmp_path, world):
         synthesize(run, rest)
         assert server.num_replies == 60
         assert sums(estimate(rest, run, counter=WORDS), "examples")[0] == 0
+
+
+def test_later_rounds_cost_what_the_first_does_and_stay_when_it_is_paid(tmp_path, world):
+    with Run.open(tmp_path / "run") as run, TeacherServer(MicroworldTeacher(world).reply) as server:
+        config = settings_of(world, tmp_path, server.base_url, teacher={"format": "text"})
+        fill(run, config, 60)
+        three = config.model_copy(update={"rounds": 3})
+        first, before = estimate(config, run, counter=WORDS), estimate(three, run, counter=WORDS)
+        asked, later = ("examples", "examples again"), ("examples, later rounds", "examples again, later rounds")
+        assert sums(before, *asked) == sums(first, *asked)
+        assert sums(before, *later) == pytest.approx([2 * value for value in sums(first, *asked)])
+        assert before.total("max_calls") - first.total("max_calls") == 2 * sum(
+            line.max_calls for line in first.lines if line.purpose in asked
+        )
+        assert any(
+            "later rounds: 2, each with as many deficiencies as the first, assumed" in t for t in before.basis
+        )
+        trained = {
+            name: work.tokens
+            for name, found in (("one", first), ("three", before))
+            for work in found.compute.work
+            if work.purpose == "train"
+        }
+        assert trained["three"] == pytest.approx((1 + 2 + 3) * trained["one"], rel=0.01)  # all examples so far
+        counts = synthesize(run, config).counts
+        run.write_manifest({**run.manifest(), "synthesize": StageEntry("complete", {}, counts=counts)})
+        rest, done = estimate(three, run, counter=WORDS), estimate(config, run, counter=WORDS)
+        assert sums(done, *asked, *later)[0] == sums(rest, *asked)[0] == 0
+        assert sums(rest, *later)[0] > 2 * 60
+        assert any("the examples of this run are written" in note for note in done.notes)
+        (train,) = (work for work in done.compute.work if work.purpose == "train")
+        assert train.tokens == trained["one"], "training is still to be done"
 
 
 def test_an_estimate_writes_nothing_into_the_run(tmp_path, world):

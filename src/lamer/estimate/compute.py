@@ -105,8 +105,8 @@ class Plan:
     """Examples of each training."""
     num_evaluated: int
     """Models that answer the benchmarks."""
-    num_written: int = 1
-    """Methods that the teacher writes examples of their own for."""
+    num_diagnosed: int = 1
+    """Times that the queries are diagnosed: with rounds, before the first and after each."""
     seeds: int = 1
 
 
@@ -232,7 +232,7 @@ def compute(
         size: Of the model.
         machine: What it runs on.
         plan: What is trained and evaluated.
-        prompt_tokens: Tokens that one diagnosis reads.
+        prompt_tokens: Tokens that one diagnosis reads; the plan says how many there are.
         num_facts: Of the corpus; None when not known.
         num_samples: Evaluation samples of one model.
     """
@@ -254,7 +254,7 @@ def compute(
     if dense and num_facts:
         tokens = num_facts * FACT_TOKENS
         work.append(_reading("encode facts", tokens, 2.0 * ENCODER_PARAMETERS * tokens, machine))
-    tokens = plan.seeds * prompt_tokens
+    tokens = plan.seeds * plan.num_diagnosed * prompt_tokens
     work.append(_reading("diagnose", tokens, reading_flops(size, tokens), machine))
     tokens = plan.seeds * sum(plan.trained) * train.epochs * TRAINING_TOKENS
     twice = bool(train.gradient_checkpointing)
