@@ -133,6 +133,8 @@ def test_an_experiment_is_the_sum_of_its_parts():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_estimated_without_a_network(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *names, **_: asked.extend(names))
     found = estimate(load_recipe(name), seeds=3)
     per_tier = 150 if name == "llama3" else 375
     lines = [line for line in found.lines if line.purpose == "examples"]
@@ -144,6 +146,7 @@ def test_a_recipe_is_estimated_without_a_network(name, tmp_path, monkeypatch):
     one = estimate(load_recipe(name))
     assert one.compute is not None
     assert one.experiment is None
+    assert not asked, "an estimate downloads nothing that a card tells"
     assert 0 < one.compute.hours < found.compute.hours <= found.compute.max_hours
 
 

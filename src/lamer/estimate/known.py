@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from lamer.config import Config, TeacherSettings
-from lamer.errors import DataError, UsageError
 from lamer.estimate.compute import ROWS
 from lamer.records import Fact, Query
 from lamer.rows import BadRows, count_rows
@@ -96,21 +94,17 @@ class Known:
         if self.run is not None and self.is_complete("retrieve"):
             table = self.run.table("queries", Query)
             return list(islice(table, SAMPLE)), table.num_rows
+        paths, limit = self.config.queries.path, self.config.queries.limit
+        if all(path in ROWS for path in paths) and any(path.startswith("hf://") for path in paths):
+            total = min(sum(ROWS[path] for path in paths), limit or sys.maxsize)
+            self.basis.append(f"queries: {total:,} as the data sets' cards say, all like one of typical length")
+            return [TYPICAL_QUERY], total
         from lamer.queries import load_queries
 
-        rows: Iterator[Query] = load_queries(
-            self.config.queries, BadRows(self.config.queries.skip_bad, warn=lambda message: None)
-        )
-        paths = self.config.queries.path
-        try:
-            sample = list(islice(rows, SAMPLE))
-            return sample, len(sample) + sum(1 for _ in rows)
-        except (DataError, UsageError):
-            if not paths or any(path not in ROWS for path in paths):
-                raise
-        total = min(sum(ROWS[path] for path in paths), self.config.queries.limit or sys.maxsize)
-        self.basis.append(f"queries: {total:,} as the data sets' cards say, all like one of typical length")
-        return [TYPICAL_QUERY], total
+        quiet = BadRows(self.config.queries.skip_bad, warn=lambda message: None)
+        rows = load_queries(self.config.queries, quiet)
+        sample = list(islice(rows, SAMPLE))
+        return sample, len(sample) + sum(1 for _ in rows)
 
     def _rejection_rate(self, given: float | None) -> float:
         counts = self.counts("synthesize")
