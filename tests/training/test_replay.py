@@ -114,6 +114,17 @@ def test_the_share_is_of_all_training_examples(config):
     assert num_replayed(config(), 70) == 30, "the default, 0.3"
 
 
+def test_examples_without_a_diagnosis_say_where_general_ones_come_from(model_folder, config, tmp_path):
+    with Run.open(tmp_path / "bare") as bare:
+        bare.table("examples", Example).write(0, [make_example(number) for number in range(4)])
+        notes = train(bare, config(**{"train.replay.share": 0.5, "train.epochs": 1})).notes
+    assert any(
+        "replay: 0 of 4 general examples; examples alone name no queries that the model could answer; name "
+        "general ones in train.replay.path" in note
+        for note in notes
+    )
+
+
 def test_the_stage_mixes_them_in_and_reports_a_shortage(run, config):
     run.table("examples", Example).write(0, [make_example(number) for number in range(12)])
     changes = {"train.replay.share": 0.5, "train.batch_size": 7, "train.epochs": 1, "train.order": "ascending"}

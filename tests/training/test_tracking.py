@@ -1,4 +1,4 @@
-"""TensorBoard's files, read back."""
+"""TensorBoard's files, read back; other trackers are shown every step, and cannot end a training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerCallback, integrations
 
 from lamer.errors import UsageError
 from lamer.training import checkpoints
@@ -72,3 +73,60 @@ def test_a_missing_package_is_told_before_anything_is_loaded(name, settings, exa
     with pytest.raises(UsageError, match=rf"train\.report_to: {name} is not installed: pip install {name}"):
         train_adapter(examples, config, tmp_path / "out", tmp_path / "adapter")
     assert list(tmp_path.iterdir()) == []
+
+
+class Service(TrainerCallback):
+    """A tracker as transformers' are, that fails at a step."""
+
+    def __init__(self, fails_at=None):
+        self.fails_at, self.seen = fails_at, []
+
+    def on_train_begin(self, args, state, control, **_):
+        if self.fails_at == 0:
+            raise ConnectionError("no server at port 1\nTraceback ...")
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if state.global_step == self.fails_at:
+            raise ConnectionError("the server is gone\nTraceback ...")
+        self.seen.append((state.global_step, logs.get("loss")))
+
+
+def with_service(monkeypatch, service):
+    monkeypatch.setattr("lamer.training.tracking.find_spec", lambda name: name)
+    monkeypatch.setitem(integrations.integration_utils.INTEGRATION_TO_CALLBACK, "mlflow", lambda: service)
+
+
+def test_another_tracker_is_shown_every_step(settings, examples, tmp_path, monkeypatch):
+    with_service(monkeypatch, service := Service())
+    train_adapter(examples, settings(**{"train.report_to": "[mlflow]"}), tmp_path / "out", tmp_path / "adapter")
+    assert [(step, loss) for step, loss in service.seen if loss is not None] == logged(tmp_path / "out", "loss")
+    assert not (tmp_path / "out" / FOLDER).exists()
+
+
+def test_a_tracker_that_fails_midway_is_told_once_and_left_out(settings, examples, tmp_path, monkeypatch, capsys):
+    with_service(monkeypatch, service := Service(fails_at=3))
+    found = train_adapter(
+        examples, settings(**{"train.report_to": "[mlflow]"}), tmp_path / "out", tmp_path / "adapter"
+    )
+    assert found.num_steps == 6
+    assert [step for step, _ in service.seen] == [1, 2]
+    told = [line for line in capsys.readouterr().err.splitlines() if "report_to" in line]
+    assert told == [
+        "train.report_to: mlflow failed (ConnectionError: the server is gone); the training goes on without it"
+    ]
+
+
+def test_a_tracker_that_cannot_be_set_up_is_one_line_before_the_first_step(
+    settings, examples, tmp_path, monkeypatch
+):
+    with_service(monkeypatch, Service(fails_at=0))
+    config = settings(**{"train.report_to": "[mlflow]"})
+    with pytest.raises(UsageError) as caught:
+        train_adapter(examples, config, tmp_path / "out", tmp_path / "adapter")
+    assert str(caught.value) == (
+        "train.report_to: mlflow cannot be used (ConnectionError: no server at port 1); set it up, or take it out "
+        "of train.report_to"
+    )
+    assert not (tmp_path / "adapter").exists()
+    with_service(monkeypatch, Service())
+    assert train_adapter(examples, config, tmp_path / "out", tmp_path / "adapter").num_steps == 6

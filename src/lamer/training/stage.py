@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamer.config import Config, HeldOutSettings
-from lamer.records import Deficiency, Example
+from lamer.records import Deficiency, Diagnosis, Example
 from lamer.run import Run, StageResult
 from lamer.scoring.model import require_base
 from lamer.training.examples import load_examples
@@ -59,20 +59,23 @@ def train(run: Run, config: Config) -> StageResult:
     }
     notes = _notes(result, config)
     if len(replay) < wanted:
-        notes.append(_replay_shortage(len(replay), wanted, config))
+        notes.append(_replay_shortage(rounds[0], len(replay), wanted, config))
     if result.num_examples and config.train.push_to_hub and config.rounds == 1:  # else the rounds push their last
         address = push_adapter(run.path / "adapter", config.train.push_to_hub, run.path / "training")
         notes.append(f"the adapter was pushed to {address}")
     return StageResult(counts, notes)
 
 
-def _replay_shortage(count: int, wanted: int, config: Config) -> str:
-    told = (
-        "the files of train.replay.path have no more"
-        if config.train.replay.path
-        else "no more queries without a deficiency were answered by the model; add queries, or name files in "
-        "train.replay.path"
-    )
+def _replay_shortage(run: Run, count: int, wanted: int, config: Config) -> str:
+    if config.train.replay.path:
+        told = "the files of train.replay.path have no more"
+    elif not run.table("diagnoses", Diagnosis).has(0):
+        told = "examples alone name no queries that the model could answer; name general ones in train.replay.path"
+    else:
+        told = (
+            "no more queries without a deficiency were answered by the model; add queries, or name files in "
+            "train.replay.path"
+        )
     return f"replay: {count} of {wanted} general examples; {told}"
 
 

@@ -51,7 +51,7 @@ from lamer.training.dataset import (
 from lamer.training.held_out import COLUMN, HeldOut
 from lamer.training.layers import fused
 from lamer.training.memory import Room, checkpoint, find_room
-from lamer.training.tracking import check_trackers, tensorboard_callback
+from lamer.training.tracking import check_trackers, tracking_callbacks
 
 MAX_GRAD_NORM = 1.0
 HARMLESS = {"save_steps", "path", "micro_batch_size", "gradient_checkpointing", "report_to", "push_to_hub"}
@@ -293,8 +293,8 @@ def _train(job: _Job, model: Any, device: Any, projection: Projection) -> tuple[
                 held,
                 bar,
             )
-            if "tensorboard" in job.config.train.report_to:
-                trainer.add_callback(tensorboard_callback(job.out, step))
+            for callback in tracking_callbacks(job.config.train.report_to, job.out, step):
+                trainer.add_callback(callback)
             trainer.train(resume_from_checkpoint=str(resumed[1]) if resumed else None)
     order.check(held.measured[-1].step if held.is_over else None)
     return held, trainer.room
@@ -341,7 +341,7 @@ def _arguments(job: _Job, device: Any) -> Any:
         remove_unused_columns=False,
         label_names=["labels"],
         disable_tqdm=True,
-        report_to=[name for name in settings.report_to if name != "tensorboard"] or "none",
+        report_to="none",
     )
     if not is_cpu:
         _ = arguments.device  # counts the GPUs; more than one would be used at once, out of order
