@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from math import comb, sqrt
+from math import comb
 
-import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy import stats
 
-from lamer.evaluation.statistics import bootstrap_interval, compare, holm, mcnemar, summarize
+from lamer.evaluation.statistics import holm, mcnemar, summarize
 from lamer.records import Prediction
 
 
@@ -46,74 +44,6 @@ def test_holm_lies_between_the_p_value_and_bonferroni_and_keeps_the_order(p_valu
         assert p <= q <= min(1.0, len(p_values) * p) + 1e-12
     by_p = sorted(zip(p_values, adjusted))
     assert [q for _, q in by_p] == sorted(adjusted)
-
-
-def test_with_one_task_the_interval_is_that_of_scipys_paired_bootstrap():
-    changes = [1] * 30 + [-1] * 12 + [0] * 158
-    low, high = bootstrap_interval({"t": changes}, resamples=20000, seed=0)
-    reference = stats.bootstrap(
-        (np.array(changes),), np.mean, method="percentile", n_resamples=20000, rng=np.random.default_rng(1)
-    ).confidence_interval
-    assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.006)
-    deviation = np.std(changes) / sqrt(len(changes))
-    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.05)
-
-
-def test_with_tasks_the_interval_is_that_of_drawing_tasks_then_samples():
-    tasks = {"a": [1, 1, 0, 0, 0], "b": [-1, 0, 0, 0, 0, 0, 0, 0], "c": [1, 0, -1, 0], "d": [1] * 6}
-    generator = np.random.default_rng(1)
-    names, values = list(tasks), []
-    for _ in range(20000):
-        drawn = [tasks[names[i]] for i in generator.integers(len(names), size=len(names))]
-        picked = np.concatenate([generator.choice(task, size=len(task)) for task in drawn])
-        values.append(picked.mean())
-    expected = np.quantile(values, [0.025, 0.975])
-    assert bootstrap_interval(tasks, resamples=20000, seed=0) == pytest.approx(tuple(expected), abs=0.02)
-
-
-def test_tasks_that_move_together_widen_the_interval():
-    mixed = {"a": [1, 0] * 20, "b": [1, 0] * 20, "c": [1, 0] * 20}
-    apart = {"a": [1] * 40, "b": [0] * 40, "c": [1, 0] * 20}
-    width = [high - low for low, high in (bootstrap_interval(t, resamples=2000, seed=0) for t in (mixed, apart))]
-    assert width[1] > 2 * width[0]
-
-
-def test_nothing_changed_has_an_interval_of_zero():
-    assert bootstrap_interval({"a": [0, 0], "b": [0]}, resamples=100, seed=0) == (0.0, 0.0)
-    assert bootstrap_interval({}, resamples=100, seed=0) == (0.0, 0.0)
-
-
-def test_the_interval_depends_on_the_seed_only():
-    tasks = {"a": [1, 0, -1, 0] * 5}
-    assert bootstrap_interval(tasks, resamples=500, seed=3) == bootstrap_interval(tasks, resamples=500, seed=3)
-
-
-def test_a_comparison_done_by_hand():
-    before = [prediction(f"s{i}", i < 4, task=f"t{i % 2}") for i in range(8)]  # 0-3 right
-    after = [prediction(f"s{i}", i in (0, 1, 2, 5, 6, 7), task=f"t{i % 2}", method="after") for i in range(8)]
-    result = compare(before, after[::-1], resamples=500)
-    assert (result.num_samples, result.remedied, result.broken) == (8, 3, 1)
-    assert (result.accuracy_before, result.accuracy_after, result.difference) == (0.5, 0.75, 0.25)
-    assert result.p_value == pytest.approx(2 * 5 / 16)
-    assert result.low <= 0.25 <= result.high
-
-
-def test_a_method_against_itself_changes_nothing():
-    rows = [prediction(f"s{i}", i % 3 == 0) for i in range(20)]
-    result = compare(rows, rows, resamples=100)
-    assert (result.difference, result.low, result.high, result.p_value) == (0.0, 0.0, 0.0, 1.0)
-
-
-@pytest.mark.parametrize("after", [["a"], ["a", "b", "c"], ["a", "a"], ["a", "c"]])
-def test_only_the_same_samples_are_compared(after):
-    before = [prediction(name, True) for name in ("a", "b")]
-    with pytest.raises(ValueError, match="answer"):
-        compare(before, [prediction(name, True) for name in after], resamples=100)
-
-
-def test_no_samples_cannot_be_compared():
-    with pytest.raises(ValueError, match="answer"):
-        compare([], [], resamples=100)
 
 
 def test_a_summary_done_by_hand():

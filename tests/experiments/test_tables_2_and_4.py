@@ -16,7 +16,7 @@ from lamer.errors import DataError
 from lamer.evaluation.statistics import mcnemar
 from lamer.experiments.grids import Grid, latex_text, markdown_text, to_csv, to_latex, to_markdown
 from lamer.experiments.results import seed_runs
-from lamer.experiments.scores import AVERAGE, read_scores
+from lamer.experiments.scores import AVERAGE, pool, read_scores
 from lamer.experiments.table_files import write
 from lamer.experiments.tables import pairs_of, table2, table4
 from lamer.microworld.world import World
@@ -136,12 +136,13 @@ def test_one_seed_says_what_it_cannot_tell(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("hub_id", "limit", "stands"), [(MISTRAL, None, True), (MISTRAL, 5, False), ("a/b", None, False)]
+    ("hub_id", "evaluation", "stands"),
+    [(MISTRAL, {}, True), (MISTRAL, {"limit": 5}, False), (MISTRAL, {"data": "own"}, False), ("a/b", {}, False)],
 )
-def test_the_papers_figures_stand_beside_the_same_model_and_data_alone(tmp_path, hub_id, limit, stands):
+def test_the_papers_figures_stand_beside_the_same_model_and_data_alone(tmp_path, hub_id, evaluation, stands):
     answers = {(name, name): "10" for name in SEVEN}
     methods = {name: predictions(name, answers) for name in ("base", "llm2llm", "lamer")}
-    settings = {"evaluate": {"limit": limit}}
+    settings = {"evaluate": evaluation}
     write_seed(tmp_path, "Mistral", 0, methods, hub_id=hub_id, settings=settings)
     write(tmp_path, table2(read_scores(seed_runs(tmp_path))))
     text = (tmp_path / "table2.md").read_text()
@@ -208,6 +209,20 @@ def test_several_models_get_their_rows_and_a_mean_over_models(tmp_path):
         "b-model"
     ] * 2
     assert "## all models" in (tmp_path / "table2.md").read_text()
+
+
+@pytest.mark.parametrize(("num_seeds", "is_called"), [(1, False), (2, False), (3, True)])
+def test_models_of_few_seeds_together_call_nothing(tmp_path, num_seeds, is_called):
+    """Three models with one seed each say as little of other seeds as one of them."""
+    for model in ("a", "b", "c"):
+        for seed in range(num_seeds):
+            rows = {
+                name: predictions(name, {("b", "t"): sign * 12}) for name, sign in (("base", "0"), ("lamer", "1"))
+            }
+            write_seed(tmp_path, model, seed, rows)
+    found = pool(read_scores(seed_runs(tmp_path)), "lamer", "base")
+    assert found.columns[AVERAGE].num_seeds == 3 * num_seeds
+    assert found.is_called(AVERAGE) is is_called
 
 
 def test_a_method_without_some_seed_is_compared_on_those_it_has(tmp_path):

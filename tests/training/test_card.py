@@ -80,7 +80,7 @@ def test_the_evaluation_is_filled_in_and_replaced(settings, tmp_path):
         assert refresh_card(run, config)
         again = (run.path / "adapter" / "README.md").read_text()
         assert "| mmlu | 1 | 1.000 | 1.000 |" in again
-        assert "| all samples | 5 |" in again
+        assert "| average | 5 | 0.750 | 0.875 |" in again
 
 
 def test_a_method_s_own_card_can_be_filled_in(settings, tmp_path):

@@ -3,7 +3,8 @@
 from lamer.evaluation.benchmarks import Sample, load_samples
 from lamer.evaluation.evaluate import predict
 from lamer.evaluation.extract import extract_answer, is_correct
-from lamer.evaluation.statistics import Comparison, Summary, compare, holm, summarize
+from lamer.evaluation.paired import Comparison, compare
+from lamer.evaluation.statistics import Summary, holm, summarize
 
 __all__ = [
     "Comparison",

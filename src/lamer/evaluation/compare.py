@@ -13,7 +13,8 @@ from typing import Any
 
 from lamer.errors import DataError, UsageError
 from lamer.evaluation.overlap import Overlaps, read_overlaps, summarize_without
-from lamer.evaluation.statistics import Comparison, Summary, compare, holm, summarize
+from lamer.evaluation.paired import Comparison, compare
+from lamer.evaluation.statistics import Summary, holm, summarize
 from lamer.records import Prediction
 from lamer.run import Run
 

@@ -19,7 +19,8 @@ from lamer.evaluation.overlap import (
     training_examples,
     write_overlaps,
 )
-from lamer.evaluation.statistics import Comparison, Summary, compare, holm, summarize
+from lamer.evaluation.paired import Comparison, compare
+from lamer.evaluation.statistics import Summary, holm, summarize
 from lamer.evaluation.stories import FILE, write_stories
 from lamer.progress import ProgressBar
 from lamer.records import Deficiency, Prediction
@@ -294,8 +295,8 @@ def _change(item: Comparison) -> dict[str, float]:
 
 def _sentence(method: str, reference: str, item: Comparison) -> str:
     return (
-        f"{method} against {reference} on {item.num_samples} samples: {100 * item.difference:+.1f} points "
-        f"(95 % interval {100 * item.low:+.1f} to {100 * item.high:+.1f}), {item.remedied} remedied, "
+        f"{method} against {reference} on {item.num_samples} samples: {100 * item.difference:+.1f} points of the "
+        f"average (95 % interval {100 * item.low:+.1f} to {100 * item.high:+.1f}), {item.remedied} remedied, "
         f"{item.broken} broken, McNemar p = {item.p_value:.2g}"
     )
 

@@ -1,7 +1,7 @@
-"""Accuracies and paired comparisons of two methods on the same samples.
+"""Accuracies of a method, and tests.
 
 Score of a benchmark = mean over its tasks; average = mean over the benchmarks; the micro average weighs every
-sample alike. Numbers only: nothing here loads a model.
+sample alike. Numbers only: nothing here loads a model. Two methods are compared in `paired`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from lamer.records import Prediction
 
@@ -43,27 +41,6 @@ class Summary:
     benchmarks: Mapping[str, Accuracy]
     tasks: Mapping[tuple[str, str], Accuracy]
     """By (benchmark, task)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two methods on the same samples."""
-
-    num_samples: int
-    accuracy_before: float
-    """Micro accuracy."""
-    accuracy_after: float
-    difference: float
-    """After minus before, every sample alike."""
-    low: float
-    """Lower end of the 95 % paired bootstrap interval of `difference`."""
-    high: float
-    remedied: int
-    """Wrong before, right after."""
-    broken: int
-    """Right before, wrong after."""
-    p_value: float
-    """McNemar's exact test, two-sided."""
 
 
 @dataclass(slots=True)
@@ -146,71 +123,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
-
-
-def bootstrap_interval(
-    changes: Mapping[str, Sequence[int]], *, resamples: int, seed: int, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
-    """Percentile interval of the mean change over all samples, clustered by task.
-
-    A resample draws as many tasks as there are, with replacement, and within each drawn task as many samples as
-    it has, with replacement; its value is the mean change over everything drawn. With one task this is the plain
-    paired bootstrap.
-
-    Args:
-        changes: For each task its samples' changes: 1 remedied, -1 broken, 0 the same. Shape [tasks][samples].
-        resamples: Number of resamples.
-        seed: Of the random draws.
-        confidence: Coverage of the interval.
-
-    Source: Davison & Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (two-stage resampling).
-    """
-    groups = [np.asarray(values) for values in changes.values() if len(values)]
-    if not groups:
-        return (0.0, 0.0)
-    generator = np.random.default_rng(seed)
-    sizes = np.array([len(values) for values in groups])
-    drawn = generator.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=resamples) * sizes
-    total = np.zeros(resamples)
-    for column, values in enumerate(groups):
-        shares = np.array([np.mean(values == 1), np.mean(values == -1), np.mean(values == 0)])
-        counts = generator.multinomial(drawn[:, column], shares / shares.sum())
-        total += counts[:, 0] - counts[:, 1]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(total / drawn.sum(axis=1), [tail, 1 - tail])
-    return (float(low), float(high))
-
-
-def compare(
-    before: Iterable[Prediction], after: Iterable[Prediction], *, resamples: int = 2000, seed: int = 0
-) -> Comparison:
-    """`after` against `before` on the same samples, matched by benchmark and sample id.
-
-    Raises:
-        ValueError: If the two did not answer the same samples, or there are none.
-    """
-    earlier = {(item.benchmark, item.sample_id): item.correct for item in before}
-    changes: dict[str, list[int]] = defaultdict(list)
-    num_samples = len(earlier)
-    right_before = sum(earlier.values())
-    for item in after:
-        was_correct = earlier.pop((item.benchmark, item.sample_id), None)
-        if was_correct is None:
-            raise ValueError(f"sample {item.sample_id!r} of {item.benchmark} has more answers after than before")
-        changes[f"{item.benchmark}/{item.task}"].append(int(item.correct) - int(was_correct))
-    if earlier or not num_samples:
-        raise ValueError(f"{len(earlier)} of {num_samples} samples answered before have no answer after")
-    values = [change for task in changes.values() for change in task]
-    remedied, broken = values.count(1), values.count(-1)
-    low, high = bootstrap_interval(changes, resamples=resamples, seed=seed)
-    return Comparison(
-        num_samples=num_samples,
-        accuracy_before=right_before / num_samples,
-        accuracy_after=(right_before + remedied - broken) / num_samples,
-        difference=(remedied - broken) / num_samples,
-        low=low,
-        high=high,
-        remedied=remedied,
-        broken=broken,
-        p_value=mcnemar(remedied, broken),
-    )

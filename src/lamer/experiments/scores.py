@@ -13,8 +13,8 @@ import numpy as np
 
 from lamer.config import load_config
 from lamer.errors import DataError
+from lamer.evaluation.differences import Alike, Difference, measure, measure_models
 from lamer.evaluation.statistics import Summary, holm, summarize
-from lamer.experiments.differences import Alike, Difference, measure, measure_models
 from lamer.experiments.paper import PaperModel, benchmark_titles, paper_model
 from lamer.experiments.results import MethodResult, SeedRun
 from lamer.experiments.states import ALL, by_state, states_of
@@ -23,12 +23,12 @@ from lamer.records import Prediction
 from lamer.run import CONFIG
 
 if TYPE_CHECKING:
-    from lamer.experiments.differences import Changes
+    from lamer.evaluation.differences import Changes
 
 AVERAGE = "average"
 """The mean over the benchmarks, each alike."""
 MIN_SEEDS = 3
-"""Seeds before a difference is called one."""
+"""Seeds of each model before a difference is called one."""
 OVERLAP = "overlap.json"
 """In a run directory: which evaluation items its training data repeat."""
 LEVEL = 0.05
@@ -89,10 +89,10 @@ class Pair:
     """Holm's p-value over the columns but the total."""
 
     def is_called(self, column: str) -> bool:
-        """Three seeds, an interval without zero, and an (adjusted) p-value below 0.05."""
+        """Three seeds of every model, an interval without zero, and an (adjusted) p-value below 0.05."""
         found = self.columns[column]
         p = self.adjusted.get(column, found.p_value)
-        return found.num_seeds >= MIN_SEEDS and p < LEVEL and not found.low <= 0 <= found.high
+        return found.min_seeds >= MIN_SEEDS and p < LEVEL and not found.low <= 0 <= found.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def _model(model: str, runs: Sequence[SeedRun]) -> ModelScores:
     states = states_of(runs[0].run, [sample for _, sample in keys])
     config = load_config(runs[0].run.path / CONFIG)
     benchmarks = list(dict.fromkeys(benchmark for benchmark, _ in keys))
-    is_whole = config.evaluate.limit is None
+    is_whole = config.evaluate.limit is None and config.evaluate.data is None  # local files may hold less
     paper = paper_model(config.model.name, benchmarks) if states is None and is_whole else None
     columns, total = _columns(keys, states)
     overlaps = {run.seed: _overlap(run) for run in runs}

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lamer.experiments.differences import Difference
+from lamer.evaluation.differences import Difference
 from lamer.experiments.grids import Grid, markdown_text, to_csv, to_latex, to_markdown
 from lamer.experiments.scores import AVERAGE, MIN_SEEDS, MethodScores, ModelScores, OverSeeds, Pair
 from lamer.experiments.tables import POOLED, PaperTable

@@ -15,7 +15,8 @@ import yaml
 
 from lamer import __version__
 from lamer.config import Config
-from lamer.evaluation.statistics import Accuracy, Comparison, compare, summarize
+from lamer.evaluation.paired import Comparison, compare
+from lamer.evaluation.statistics import Accuracy, summarize
 from lamer.records import Example, Prediction
 from lamer.run import Run
 from lamer.tables import write_atomically
@@ -138,7 +139,7 @@ def evaluation_section(before: Sequence[Prediction], after: Sequence[Prediction]
         lines.append(_row(name, compare(*sides, resamples=config.evaluate.bootstrap, seed=config.seed)))
     if len(base.benchmarks) > 1:
         overall = compare(before, after, resamples=config.evaluate.bootstrap, seed=config.seed)
-        lines.append(_row("all samples", overall))
+        lines.append(_row("average", overall))
     lines += ["", f"{_other('Parse rate', base.average, adapted.average, 'parse_rate')}"]
     if base.average.loglikelihood_accuracy is not None and adapted.average.loglikelihood_accuracy is not None:
         name = "Accuracy of the likeliest option (the form of a reply has no part in it)"

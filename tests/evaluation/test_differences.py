@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lamer.evaluation.statistics import bootstrap_interval, mcnemar
-from lamer.experiments.differences import measure, measure_models, resample, seed_noise
+from lamer.evaluation.differences import measure, measure_models, resample, seed_noise
+from lamer.evaluation.statistics import mcnemar
 
 
 def changes(*rows):
@@ -44,12 +44,15 @@ def test_with_one_seed_the_test_is_mcnemars(tasks):
     assert found.p_value == mcnemar(values.count(1), values.count(-1)) == found.p_by_seed[0]
 
 
-def test_with_one_seed_and_samples_alike_the_interval_is_that_of_the_evaluation():
+def test_with_one_seed_and_samples_alike_the_interval_is_that_of_drawing_one_by_one():
     generator = np.random.default_rng(3)
-    tasks = {str(i): generator.choice([-1, 0, 1], size=40, p=[0.1, 0.6, 0.3]) for i in range(6)}
-    found = measure([{k: v[:, None] for k, v in tasks.items()}], alike="samples", resamples=20000)
-    expected = bootstrap_interval({k: list(v) for k, v in tasks.items()}, resamples=20000, seed=5)
-    assert (found.low, found.high) == pytest.approx(expected, abs=0.006)
+    tasks = [generator.choice([-1, 0, 1], size=size, p=[0.1, 0.6, 0.3]) for size in (10, 20, 40, 80)]
+    found = measure([{str(i): v[:, None] for i, v in enumerate(tasks)}], alike="samples", resamples=20000)
+    values = []
+    for _ in range(20000):
+        drawn = [tasks[i] for i in generator.integers(len(tasks), size=len(tasks))]
+        values.append(np.concatenate([generator.choice(task, size=len(task)) for task in drawn]).mean())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=0.006)
 
 
 def plain_resamples(groups, count, seed):

@@ -10,8 +10,8 @@ samples of one seed's adapter, so neither (sample, seed) pairs nor samples alone
                 S - 1 degrees of freedom. v: variance of the seeds' differences (S - 1); w: the part of it that is
                 noise of single answers, which score(r) holds already. w = sum over tasks of a^2 e / n, where a is
                 the task's weight in the score, n its samples, and e the mean square of d_is - d_i. - d_.s + d_..
-                with (n - 1)(S - 1) degrees of freedom. With one seed the second term is missing: the interval is
-                that of `evaluation.statistics.bootstrap_interval` and says nothing of other seeds.
+                with (n - 1)(S - 1) degrees of freedom. With one seed the second term is missing: the interval
+                is the two-stage paired bootstrap's alone and says nothing of other seeds.
     test        exact sign test over samples: D_i = sum_s d_is; under the null D_i > 0 is as likely as D_i < 0.
                 Samples with D_i = 0 are left out. With one seed this is McNemar's exact test. The seeds are taken
                 as they are: it speaks of these adapters. McNemar's test of each seed stands beside it.
@@ -50,6 +50,9 @@ class Difference:
 
     num_samples: int
     num_seeds: int
+    """Of all models together."""
+    min_seeds: int
+    """Of the model with the fewest; with one seed the interval says nothing of others."""
     difference: float
     """Share: score of the method minus that of the reference, mean over seeds."""
     low: float
@@ -112,6 +115,7 @@ def measure_models(
     return Difference(
         num_samples=len(sums),
         num_seeds=len(remedied),
+        min_seeds=min(rows.shape[1] for rows in changes),
         difference=float(np.mean([seeds.mean() for seeds in by_seed])),
         low=float(low),
         high=float(high),
