@@ -5,10 +5,10 @@
         [--methods benchmarks/studies/methods.yaml] [--wrong 0.15] [--read] [--set key=value]
 
 Every world has its own model and is a run of its own for each seed, in OUT/world-31/seed-0 and so on. Prints
-Markdown: accuracy on held-out questions by knowledge state (mean over worlds and seeds, with the range), remedied
-and broken questions, and differences with 95 % intervals over questions and seeds. A method called X-SOMETHING is
-compared with X. Continues where it was stopped; several processes may work on different worlds, and `--read`
-prints what is there.
+Markdown: accuracy on held-out questions by knowledge state (mean over worlds and seeds, with the range), share of
+replies with an answer, accuracy of the likeliest option, remedied and broken questions, and differences with 95 %
+intervals over questions and seeds. Every method is compared with the base, one called X-SOMETHING with X.
+Continues where it was stopped; several processes may work on different worlds, and `--read` prints what is there.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
-from lamer.experiments.experiment import Experiment, load_methods
+from lamer.experiments.experiment import Experiment, load_experiment
 from lamer.experiments.results import SeedRun, seed_runs
 from lamer.experiments.running import embedded_subject, run_experiment
-from lamer.experiments.scores import ModelScores, Pair, pool, read_scores
+from lamer.experiments.scores import ModelScores, OverSeeds, Pair, pool, read_scores
 from lamer.microworld.world import World
 from lamer.run import git_commit, versions
 
 STUDIES = Path(__file__).parent / "studies"
+BASE = "base"
 PAIRS = (
-    ("default", "naive"), ("default", "base"), ("default", "lamer"), ("lamer", "naive"), ("lamer", "base"),
-    ("default", "llm2llm"), ("lamer", "llm2llm"), ("lamer", "single"), ("lamer", "single-steps"),
-    ("lamer", "select-random"), ("lamer", "select-entropy"), ("lamer", "select-perplexity"), ("naive", "auggpt"),
+    ("default", "naive"), ("default", "lamer"), ("lamer", "naive"), ("default", "llm2llm"), ("lamer", "llm2llm"),
+    ("lamer", "llm2llm-steps"), ("lamer", "single"), ("lamer", "single-steps"), ("lamer", "select-random"),
+    ("lamer", "select-entropy"), ("lamer", "select-perplexity"), ("naive", "auggpt"), ("default-replay0", "lamer"),
+    ("default-replay0-steps", "lamer"), ("default", "lamer-self30"),
 )  # fmt: skip
+"""What is compared besides every method with the base, and every X-SOMETHING with X."""
 
 
 def name_of(seed: int, wrong: float) -> str:
@@ -41,7 +44,7 @@ def name_of(seed: int, wrong: float) -> str:
 
 
 def make(options: argparse.Namespace) -> None:
-    methods = load_methods(options.methods)
+    methods = load_experiment(options.methods).methods
     experiment = Experiment(methods=methods, seeds=options.seeds, budget_of=methods.get("default"))
     for text in options.world:
         seed, _, folder = text.partition(":")
@@ -64,21 +67,26 @@ def wanted(options: argparse.Namespace) -> Iterator[SeedRun]:
 
 def score_table(models: Sequence[ModelScores]) -> list[str]:
     columns = list(models[0].num_samples)
-    lines = [
-        "| method | examples | steps | " + " | ".join(models[0].titles[column] for column in columns) + " |",
-        "|---" * (len(columns) + 3) + "|",
-    ]
+    heads = [*(models[0].titles[column] for column in columns), "parsed", "likeliest option"]
+    lines = ["| method | examples | steps | " + " | ".join(heads) + " |", "|---" * (len(heads) + 3) + "|"]
     for name in models[0].methods:
         shown = [model.methods[name] for model in models]
-        cells = [
-            f"{mean(row.examples.mean for row in shown):,.0f}",
-            f"{mean(row.steps.mean for row in shown):,.0f}",
-        ]
+        cells = [_over(row.examples for row in shown), _over(row.steps for row in shown)]
         for column in columns:
             values = [value for row in shown for value in row.columns[column].values]
             cells.append(f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+        cells.append(f"{mean(value for row in shown for value in row.parse_rate.values):.3f}")
+        likeliest = [value for row in shown if row.loglikelihood for value in row.loglikelihood.values]
+        cells.append(f"{mean(likeliest):.3f}" if likeliest else "-")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _over(counts: Iterable[OverSeeds]) -> str:
+    values = [value for over in counts for value in over.values]
+    return f"{mean(values):,.0f}" + (
+        f" ({min(values):,.0f} to {max(values):,.0f})" if len(set(values)) > 1 else ""
+    )
 
 
 def difference_table(models: Sequence[ModelScores], pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -103,9 +111,10 @@ def difference_table(models: Sequence[ModelScores], pairs: Sequence[tuple[str, s
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
+    against_base = [(name, BASE) for name in names if BASE in names and name != BASE]
     fixed = [pair for pair in PAIRS if set(pair) <= set(names)]
     variants = [(name, stem) for name in names if "-" in name and (stem := name.partition("-")[0]) in names]
-    return [*fixed, *(pair for pair in variants if pair not in fixed)]
+    return list(dict.fromkeys([*fixed, *against_base, *variants]))
 
 
 def machine() -> str:

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamer.config import Config, load_config
-from lamer.errors import ConfigError
+from lamer.errors import ConfigError, DataError
 from lamer.experiments.data import Pool, draw_down, of_units, one_a_deficiency, spread, with_replay
-from lamer.experiments.experiment import check_methods, in_turn, load_methods, paper_methods
+from lamer.experiments.experiment import check_methods, in_turn, load_experiment, paper_methods
+from lamer.experiments.running import _check_labels
 from lamer.records import Deficiency, Diagnosis, Example, Fact, Match, Query
 from lamer.run import Run
 
@@ -193,9 +194,48 @@ def test_a_wrong_method_is_named(given_methods, message, tmp_path):
     file = tmp_path / "methods.yaml"
     file.write_text(yaml.safe_dump(given_methods))
     with pytest.raises(ConfigError, match=message):
-        load_methods(file)
+        load_experiment(file)
 
 
 def test_a_missing_methods_file_is_named_with_what_it_should_hold(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml: no such file; it holds methods by name"):
-        load_methods(tmp_path / "none.yaml")
+        load_experiment(tmp_path / "none.yaml")
+
+
+def test_an_experiment_file_may_say_how_often_and_with_how_many_examples(tmp_path):
+    file = tmp_path / "own.yaml"
+    methods = "methods:\n  base: {title: Base, data: none}\n  mine: {title: Mine, data: deficiencies}\n"
+    file.write_text(f"seeds: 5\nexamples: 600\nbudget_of: mine\n{methods}")
+    found = load_experiment(file)
+    assert (list(found.methods), found.seeds, found.examples) == (["base", "mine"], 5, 600)
+    assert found.budget_of == found.methods["mine"]
+    file.write_text("base: {title: Base, data: none}\nmethods: {title: Mine, data: deficiencies}\n")
+    found = load_experiment(file)
+    assert (list(found.methods), found.seeds, found.examples) == (["base", "methods"], 3, None)
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ("seed: 5", "seed: extra inputs are not permitted (did you mean 'seeds'?)"),
+        ("seeds: 0", "seeds: input should be greater than or equal to 1"),
+        ("budget_of: mein", "budget_of: 'mein' is no method (did you mean 'mine'?)"),
+    ],
+)
+def test_what_is_wrong_beside_the_methods_is_named(tmp_path, head, told):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"{head}\nmethods:\n  mine: {{title: Mine, data: deficiencies}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(file)
+    assert str(caught.value) == f"{file}: {told}"
+
+
+def test_methods_that_need_labels_are_refused_before_anything_is_paid_for(pool):
+    _check_labels(pool.run, METHODS, pool)
+    pool.run.table("queries", Query).clear()
+    pool.run.table("queries", Query).write(0, [Query(name, f"{name}?", ("yes", "no"), None, "s") for name in ROWS])
+    unlabelled = Pool(pool.run, pool.config)
+    with pytest.raises(DataError, match="llm2llm, select-perplexity, helpful, misleading need labelled queries"):
+        _check_labels(pool.run, METHODS, unlabelled)
+    table2 = {name: METHODS[name] for name in ("base", "auggpt", "naive", "single", "lamer")}
+    _check_labels(pool.run, table2, unlabelled)

@@ -2,7 +2,7 @@
 
 Every method has the same base model, teacher, seed and number of examples; what differs stands in its entry. The
 paper's methods and the variants of this project are in `paper.yaml` beside this module; a user's own file has the
-same form.
+same form, or holds `methods: ...` with the number of seeds and examples beside it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ DERIVED: frozenset[Data] = frozenset(
     }
 )
 """Made from the deficiencies of another method (`of`)."""
+LABELLED: frozenset[Data] = frozenset({"errors", "perplexity", "helpful", "misleading"})
+"""Need labelled queries with options."""
 
 
 class Method(Settings):
@@ -114,17 +116,36 @@ def paper_methods() -> dict[str, Method]:
     return check_methods(yaml.safe_load(text), "paper.yaml")
 
 
-def load_methods(path: Path) -> dict[str, Method]:
-    """The methods of a file, in its order.
+def load_experiment(path: Path) -> Experiment:
+    """An experiment file: methods by name, or under `methods`, with `seeds`, `examples` and `budget_of` beside it.
+
+    `budget_of` is the name of a method there.
 
     Raises:
-        ConfigError: If the file cannot be read, or a method is wrong; names file and method.
+        ConfigError: If the file cannot be read, or something in it is wrong; names file and method or key.
     """
     if not path.is_file():
         raise ConfigError(
             f"{path}: no such file; it holds methods by name, such as `mine: {{title: Mine, data: errors}}`"
         )
-    return check_methods(read_yaml(path), str(path))
+    given = read_yaml(path)
+    inner = given.get("methods")
+    if not isinstance(inner, Mapping) or "data" in inner:  # a method may be called `methods`
+        return Experiment(methods=check_methods(given, str(path)))
+    methods = check_methods(inner, f"{path}: methods")
+    fields = {key: value for key, value in given.items() if key != "methods"}
+    leading = fields.get("budget_of")
+    if leading is not None:
+        if leading not in methods:
+            raise ConfigError(f"{path}: budget_of: {leading!r} is no method{nearest(str(leading), list(methods))}")
+        fields["budget_of"] = methods[leading]
+    try:
+        return Experiment.model_validate({**fields, "methods": methods})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        hint = nearest(key, list(Experiment.model_fields)) if first["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"{path}: {key}: {first['msg'].lower()}{hint}") from error
 
 
 def check_methods(given: Mapping[str, Any], where: str) -> dict[str, Method]:

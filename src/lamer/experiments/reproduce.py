@@ -22,7 +22,7 @@ from typing import Any
 from lamer.config import Config, load_config, overlay
 from lamer.errors import ConfigError, UsageError, nearest
 from lamer.experiments import table3
-from lamer.experiments.experiment import DERIVED, Experiment, Method, load_methods, paper_methods
+from lamer.experiments.experiment import DERIVED, Experiment, Method, load_experiment, paper_methods
 from lamer.experiments.grids import markdown_text
 from lamer.experiments.results import METHODS, SeedRun, seed_runs
 from lamer.experiments.running import EMBEDDED, Subject, embedded_subject, run_experiment
@@ -151,16 +151,22 @@ def _targets(name: str) -> tuple[str, ...]:
 
 def compute(order: Order, methods: Sequence[str]) -> None:
     """Run what is missing of every model and seed; without methods, up to the diagnosis."""
+    given = load_experiment(order.methods) if order.methods else None
     existing = list(seed_runs(order.out)) if is_experiment(order.out) else []
     with ExitStack() as stack:
         for subject in _subjects(order, existing, stack):
             done = [run for run in existing if run.model == subject.name]
-            fresh = 1 if order.is_subset else DEFAULT_SEEDS
+            fresh = 1 if order.is_subset else given.seeds if given is not None else DEFAULT_SEEDS
             seeds = max(order.seeds or len(done) or fresh, len(done))
             if methods:
-                chosen = load_methods(order.methods) if order.methods else _methods(order.out, done, methods)
+                chosen = given.methods if given is not None else _methods(order.out, done, methods)
                 if chosen is not None:
-                    experiment = Experiment(methods=chosen, seeds=seeds, budget_of=_leading(subject))
+                    experiment = Experiment(
+                        methods=chosen,
+                        seeds=seeds,
+                        examples=given.examples if given is not None else None,
+                        budget_of=(given and given.budget_of) or _leading(subject),
+                    )
                     deque(run_experiment(experiment, order.out, subject), maxlen=0)
             else:
                 configs = (_with(subject.config, {"seed": seed}) for seed in range(seeds))

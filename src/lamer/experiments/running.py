@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamer.config import Config, flatten, load_config, overlay
-from lamer.errors import RunError
+from lamer.errors import DataError, RunError
 from lamer.experiments.data import BELOW, Pool, of_units, one_a_deficiency
-from lamer.experiments.experiment import DERIVED, Experiment, Method, in_turn
+from lamer.experiments.experiment import DERIVED, LABELLED, Experiment, Method, in_turn
 from lamer.experiments.random_facts import random_examples
 from lamer.experiments.results import METHODS, MethodResult, SeedRun
 from lamer.records import Deficiency, Example
@@ -115,12 +115,23 @@ def _compare_methods(run: Run, config: Config, experiment: Experiment, subject: 
             f"{run.path}: was made with the methods {', '.join(known)}, in this order; a method may only be added "
             "at the end: use another --out"
         )
+    _check_labels(run, experiment.methods, pool)
     leading = experiment.methods.values() if experiment.budget_of is None else [experiment.budget_of]
     making = _Making(run, config, pool, experiment.methods)
     results = making.all(experiment.examples or pool.budget(leading))
     rows = [asdict(results[name]) for name in names]
     write_atomically(run.path / METHODS, json.dumps(rows, ensure_ascii=False, indent=1).encode())
     _ask(run, config, names, results)
+
+
+def _check_labels(run: Run, methods: Mapping[str, Method], pool: Pool) -> None:
+    """Told before a teacher is asked or anything is trained."""
+    needing = [name for name, method in methods.items() if method.data in LABELLED]
+    if needing and not pool.labelled:
+        raise DataError(
+            f"{run.path}: {', '.join(needing)} need labelled queries with options, and there are none; without "
+            "labels table2, table4, fig3 and fig7 can be made, and methods of --methods that do without"
+        )
 
 
 def _known_methods(run: Run) -> list[str]:
