@@ -78,7 +78,7 @@ def _root(
 
 @app.command(epilog="Example: lamer init --preset paper > lamer.yaml, or lamer init --recipe mistral > own.yaml")
 def init(
-    preset: Annotated[str, typer.Option(help="default, paper or demo.")] = "default",
+    preset: Annotated[str | None, typer.Option(help="default (the default), paper or demo.")] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -88,13 +88,16 @@ def init(
 ) -> None:
     """Write a commented lamer.yaml to stdout."""
     from lamer.config import load_config, to_yaml
+    from lamer.errors import UsageError
 
     if recipe is not None:
         from lamer.experiments.recipe import recipe_text
 
+        if preset is not None:
+            raise UsageError(f"--recipe {recipe} has a preset of its own: leave out --preset {preset}")
         typer.echo(recipe_text(recipe), nl=False)
         return
-    typer.echo(to_yaml(load_config({"preset": preset}), comments=True), nl=False)
+    typer.echo(to_yaml(load_config({"preset": preset or "default"}), comments=True), nl=False)
 
 
 @app.command(epilog="Example: lamer demo --out runs/demo")
@@ -138,7 +141,7 @@ def estimate(
     gpu_price: Annotated[float | None, typer.Option(help="Money for an hour of the GPU.", min=0.0)] = None,
     mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that is reached.", min=0.01, max=1.0)] = 0.4,
     experiment: Annotated[
-        int | None, typer.Option(help="Estimate the paper's methods with so many seeds, not one run.", min=1)
+        int | None, typer.Option(help="Estimate `reproduce all` with so many seeds, not one run.", min=1)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -138,11 +138,12 @@ def test_a_recipe_is_estimated_without_a_network(name, tmp_path, monkeypatch):
     found = estimate(load_recipe(name), seeds=3)
     per_tier = 150 if name == "llama3" else 375
     lines = [line for line in found.lines if line.purpose == "examples"]
-    assert sum(line.calls for line in lines) == 4 * per_tier * 4 * 3  # four sets of examples, three seeds
+    assert sum(line.calls for line in lines) == 4 * per_tier * 8 * 3  # eight sets of examples, three seeds
     assert found.compute is not None
     assert f"{PUBLISHED[name]:,} parameters" in " ".join(found.compute.basis)
     train = next(work for work in found.compute.work if work.purpose == "train")
-    assert train.tokens == 3 * 3 * 140 * (5 * 10 * per_tier + 4 * per_tier)  # Single has one a deficiency
+    # thirteen trainings a seed: Single has one example a deficiency, helpful and misleading ones are halves
+    assert train.tokens == 3 * 3 * 140 * (10 * (10 * per_tier) + 2 * (5 * per_tier) + 4 * per_tier)
     one = estimate(load_recipe(name))
     assert one.compute is not None
     assert one.experiment is None
@@ -173,7 +174,8 @@ def test_the_command_states_gpu_money_and_disk(tmp_path, monkeypatch, capsys):
     (tmp_path / "gemma.yaml").write_text(recipe_text("gemma"))
     assert _main(["estimate", "gemma.yaml", "--gpu", "a100", "--gpu-price", "2", "--experiment", "3"]) == 0
     shown = capsys.readouterr().out
-    assert "experiment: Base, AugGPT, Naive, Single, LLM2LLM, LaMer, LaMer*; seeds: 3" in shown
+    assert "experiment: Base, AugGPT, Naive, Single, LLM2LLM, LaMer, LaMer*, Single, as many steps" in shown
+    assert "misleading deficiencies alone; seeds: 3, each with its own diagnosis" in shown
     assert "GPU (A100 80GB PCIe): " in shown
     assert " at the price given" in shown
     assert "disk: " in shown

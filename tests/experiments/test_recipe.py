@@ -113,6 +113,11 @@ def test_init_writes_a_recipe_that_loads(tmp_path, capsys):
     assert "unknown recipe 'gema'" in capsys.readouterr().err
 
 
+def test_a_recipe_beside_a_preset_is_refused(capsys):
+    assert _main(["init", "--recipe", "gemma", "--preset", "demo"]) == 2
+    assert "--recipe gemma has a preset of its own: leave out --preset demo" in capsys.readouterr().err
+
+
 def test_files_that_a_recipe_lacks_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "q.jsonl").write_text('{"text": "Is iron a metal?", "options": ["yes", "no"]}\n')

@@ -19,6 +19,7 @@ from lamer.estimate.calls import FACTS, Line, example_lines, fact_lines, naive_l
 from lamer.estimate.compute import TEMPLATE_TOKENS, Compute, Machine, Plan, compute, model_size, num_samples
 from lamer.estimate.known import Known
 from lamer.estimate.units import Units, is_written, units_of
+from lamer.experiments.experiment import Method, paper_methods
 from lamer.records import Match
 from lamer.rows import count_rows
 from lamer.run import Run
@@ -26,8 +27,6 @@ from lamer.teacher.formats import PURPOSE as TRIAL
 from lamer.teacher.prices import price_of
 from lamer.teacher.tokens import TokenCounter, has_tokenizer, token_counter
 
-NUM_WRITTEN = 4
-"""Methods of the paper that the teacher writes examples of their own for: LaMer, AugGPT, Naive, LLM2LLM."""
 LATER = "later rounds"
 
 
@@ -130,7 +129,7 @@ def _lines(known: Known, units: Sequence[Units], seeds: int | None) -> list[Line
     if known.config.rounds > 1:
         known.notes.append(f"rounds={known.config.rounds} is for runs: the methods of an experiment have one each")
     once = (FACTS, TRIAL)  # facts are written once, a server's trial is asked for once
-    return [line if line.purpose in once else line.times(seeds * NUM_WRITTEN) for line in lines]
+    return [line if line.purpose in once else line.times(seeds * _num_written()) for line in lines]
 
 
 def _later_lines(known: Known, units: Sequence[Units]) -> list[Line]:
@@ -219,9 +218,11 @@ def _plan(known: Known, units: Sequence[Units], seeds: int | None) -> Plan:
     """What is diagnosed (still), trained and evaluated: base and every adapter."""
     config = known.config
     examples = sum(row.num_examples for row in units)
-    if seeds is not None:  # LaMer, LaMer*, AugGPT, Naive, LLM2LLM, Single; Base is only evaluated
-        single = sum(row.num_units + row.from_ledger for row in units)
-        return Plan((*[examples] * 5, single), 7, seeds=seeds)
+    if seeds is not None:
+        num_units = sum(row.num_units + row.from_ledger for row in units)
+        methods = paper_methods().values()
+        trained = tuple(_trained_on(method, examples, num_units) for method in methods if method.data != "none")
+        return Plan(trained, len(methods), seeds=seeds)
     written = [number * examples for number in range(1, config.rounds + 1)]  # each round trains on all so far
     trained = tuple(count + num_replay(config.train.replay.share, count) for count in written)
     first, later = 0 if known.is_complete("diagnose") else 1, config.rounds if config.rounds > 1 else 0
@@ -241,8 +242,27 @@ def _read_tokens(known: Known, diagnosis: Workload | None) -> float:
     return diagnosis.prompts * (question + TEMPLATE_TOKENS) + diagnosis.pairs * fact
 
 
+def _trained_on(method: Method, examples: int, num_units: int) -> int:
+    """Examples of a method, or for a method with the steps of another, as many as that one reads."""
+    if method.data in ("helpful", "misleading"):
+        return examples // 2  # halves of LaMer's
+    return num_units if method.data == "one a deficiency" and method.steps_of is None else examples
+
+
+def _num_written() -> int:
+    """Methods that the teacher writes examples of their own for."""
+    drawn = ("none", "one a deficiency", "helpful", "misleading")  # from another method's
+    kinds = {
+        (method.data, method.select, method.prompt)
+        for method in paper_methods().values()
+        if method.data not in drawn
+    }
+    return len(kinds)
+
+
 def _experiment(seeds: int) -> str:
     return (
-        f"Base, AugGPT, Naive, Single, LLM2LLM, LaMer, LaMer*; seeds: {seeds}, each with its own diagnosis; the "
-        f"teacher writes {NUM_WRITTEN} sets of examples a seed, each taken to cost as much as LaMer's"
+        f"{', '.join(method.title for method in paper_methods().values())}; seeds: {seeds}, each with its own "
+        f"diagnosis; the teacher writes {_num_written()} sets of examples a seed, each taken to cost as much as "
+        "LaMer's"
     )
