@@ -108,7 +108,8 @@ def test_figure_7_counts_one_share_for_each_space_and_says_what_it_embedded(expe
     assert "NO SENTENCE ENCODER" in first["vectors"]
     assert any("NO SENTENCE ENCODER" in text for text in texts_of(experiment / "fig7.svg"))
     assert first["examples"] == {"auggpt": 9, "naive": 9, "llm2llm": 9, "lamer": 3}
-    assert first["drawn of each"] == 3
+    assert first["used"] == first["examples"]
+    assert (first["drawn of each"], second["drawn of each"]) == (3, None)
     assert first["no difference"] == 0.25
     for shares in first["shares"].values():
         assert sum(value for value, _, _ in shares.values()) == pytest.approx(1.0)

@@ -26,7 +26,7 @@ from lamer.experiments.figures.edge import edge_shares
 from lamer.experiments.figures.embedding import tf_idf, to_plane
 from lamer.experiments.figures.fig5 import count
 from lamer.experiments.figures.fig6 import measure, split
-from lamer.experiments.figures.fig7 import distinct, draw, fact_of, noise_of, own_encoder
+from lamer.experiments.figures.fig7 import distinct, draw, equally_many, fact_of, noise_of, own_encoder
 from lamer.experiments.figures.intervals import over_samples, over_seeds
 from lamer.experiments.figures.sheet import text_width, wrapped
 from lamer.experiments.figures.story import find_story
@@ -200,7 +200,8 @@ def test_methods_with_the_same_or_fewer_examples_are_not_drawn():
     assert list(kept) == ["naive", "lamer"]
     assert set(left_out) == {"single", "lamer-shuffled"}
     drawn, method_of = draw(kept, seed=0)
-    assert list(np.bincount(method_of)) == [3, 3]
+    assert list(np.bincount(method_of)) == [len(kept["naive"]), len(kept["lamer"])]
+    assert list(np.bincount(method_of[equally_many(method_of)])) == [3, 3]
     assert drawn == draw(kept, seed=0)[0]
     assert fact_of(four[0]) == "f" == fact_of(other[0])
 

@@ -2,12 +2,12 @@
 
 As in the paper: embeddings, t-SNE, and DBSCAN (eps 1.5, at least 3 points) to drop noise. What is embedded is the
 question with its options, which the examples of every method have: explanations would set AugGPT, which has none,
-apart by form alone. Methods come with equally many examples, drawn by seed. A method whose examples are all among
-another's (LaMer*, Single) is not drawn.
+apart by form alone. A method whose examples are all among another's (LaMer*, Single) is left out.
 
-t-SNE does not keep distances, and DBSCAN's noise is found in its picture. So the shares (see `edge`) are computed
-twice: on the picture without noise, and on the embeddings themselves with every point. The picture is of each
-model's first seed; the embeddings' shares are there for all seeds.
+t-SNE does not keep distances, gives a method room by its number of points, and DBSCAN's noise is found in its
+picture. So the shares (see `edge`) are computed twice: on the picture, of equally many examples a method (drawn by
+seed) and without noise; and on the embeddings themselves, of all examples, every method weighing the same. The
+picture is of each model's first seed; the embeddings' shares are there for all seeds.
 """
 
 from __future__ import annotations
@@ -52,6 +52,17 @@ SPACES = ("embeddings", "t-SNE")
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """Equally many examples of each method in two dimensions."""
+
+    plane: NDArray[np.float64]
+    """Shape [num_points, 2]."""
+    method_of: NDArray[np.int64]
+    """Number of each point's method."""
+    is_noise: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
 class Map:
     """The data of one model and seed."""
 
@@ -61,14 +72,13 @@ class Map:
     """By method, before the draw."""
     left_out: tuple[str, ...]
     """Methods whose examples are all among another's."""
-    method_of: NDArray[np.int64]
-    """Number of each point's method."""
+    num_used: NDArray[np.int64]
+    """By method: examples whose embeddings are counted."""
     encoder: str
     shares: Mapping[tuple[str, float], Sequence[Interval]]
     """By space and fraction, one for each method."""
-    plane: NDArray[np.float64] | None
-    """Shape [num_points, 2]; None for seeds that are not drawn."""
-    is_noise: NDArray[np.bool_] | None
+    picture: Picture | None
+    """None for seeds that are not drawn."""
 
 
 def write(out: Path, *, encoder: str | None = None) -> list[Path]:
@@ -117,16 +127,18 @@ def measure(seed_run: SeedRun, encoder: str | None, *, is_drawn: bool) -> Map:
     vectors, made_by = embed([text_of(example) for example in examples], encoder)
     clusters = [fact_of(example) for example in examples]
     shares = {("embeddings", f): edge_shares(vectors, method_of, clusters, fraction=f) for f in FRACTIONS}
-    plane = noise = None
+    picture = None
     if is_drawn:
-        plane = to_plane(vectors)
-        noise = noise_of(plane, method_of)
-        kept = [name for name, is_out in zip(clusters, noise, strict=True) if not is_out]
+        shown = equally_many(method_of)
+        plane, methods = to_plane(vectors[shown]), method_of[shown]
+        picture = Picture(plane, methods, noise_of(plane, methods))
+        kept = ~picture.is_noise
+        names_kept = [clusters[number] for number in np.flatnonzero(shown)[kept]]
         for f in FRACTIONS:
-            shares["t-SNE", f] = edge_shares(plane[~noise], method_of[~noise], kept, fraction=f)
+            shares["t-SNE", f] = edge_shares(plane[kept], methods[kept], names_kept, fraction=f)
     return Map(
         tuple(data), {name: titles[name] for name in names}, {name: len(rows) for name, rows in data.items()},
-        tuple(left_out), method_of, made_by, shares, plane, noise,
+        tuple(left_out), np.bincount(method_of), made_by, shares, picture,
     )  # fmt: skip
 
 
@@ -145,12 +157,23 @@ def distinct(data: Mapping[str, Sequence[Example]]) -> tuple[dict[str, list[Exam
 
 
 def draw(data: Mapping[str, Sequence[Example]], seed: int) -> tuple[list[Example], NDArray[np.int64]]:
-    """Equally many examples of each method, `MAX_POINTS` in all at most, and the number of each one's method."""
-    size = min(MAX_POINTS // len(data), *(len(rows) for rows in data.values()))
+    """All examples in random order, `MAX_POINTS` in all at most, and the number of each one's method."""
+    most = MAX_POINTS // len(data)
     drawn: list[Example] = []
+    sizes = []
     for name, rows in data.items():
-        drawn += random.Random(f"fig7 {name} {seed}").sample(sorted(rows, key=lambda row: row.id), size)
-    return drawn, np.repeat(np.arange(len(data), dtype=np.int64), size)
+        sizes.append(min(most, len(rows)))
+        drawn += random.Random(f"fig7 {name} {seed}").sample(sorted(rows, key=lambda row: row.id), sizes[-1])
+    return drawn, np.repeat(np.arange(len(data), dtype=np.int64), sizes)
+
+
+def equally_many(method_of: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The first points of each method, as many as the smallest has; shape [num_points]."""
+    smallest = int(np.bincount(method_of).min())
+    shown = np.zeros(len(method_of), dtype=np.bool_)
+    for number in np.unique(method_of):
+        shown[np.flatnonzero(method_of == number)[:smallest]] = True
+    return shown
 
 
 def text_of(example: Example) -> str:
@@ -189,9 +212,9 @@ def _kept(seed_run: SeedRun, method: str) -> list[Example]:
 
 
 def _draw_points(panel: Axes, shown: Map, look: Mapping[str, Look]) -> None:
-    assert shown.plane is not None
-    assert shown.is_noise is not None
-    plane, method_of = shown.plane[~shown.is_noise], shown.method_of[~shown.is_noise]
+    assert shown.picture is not None
+    kept = ~shown.picture.is_noise
+    plane, method_of = shown.picture.plane[kept], shown.picture.method_of[kept]
     order = np.random.default_rng(0).permutation(len(plane))  # no method lies on top
     size = float(np.clip(9000 / max(len(plane), 1), 7, 40))
     for number, name in enumerate(shown.methods):
@@ -256,15 +279,17 @@ def _draw_shares(panel: Axes, shown: Map, look: Mapping[str, Look]) -> None:
 
 
 def _note(model: str, shown: Map) -> str:
-    assert shown.is_noise is not None
-    size = int(np.bincount(shown.method_of)[0])
+    assert shown.picture is not None
+    fewest, most = int(shown.num_used.min()), int(shown.num_used.max())
+    span = f"{fewest:,}" + (f" to {most:,}" if most > fewest else "")
     same = ", ".join(plain(shown.titles[name]) for name in shown.left_out)
-    noise = int(shown.is_noise.sum())
+    noise = int(shown.picture.is_noise.sum())
     return (
-        f"{shortened(model, 40)}: {size:,} examples a method, {noise:,} points dropped as noise from the picture; "
-        f"dashed: the outermost {FRACTION:.0%}; 95 % bootstrap over facts.\n"
+        f"{shortened(model, 40)}: picture of {fewest:,} examples a method, {noise:,} of all dropped as noise; "
+        f"embeddings of {span}, every method weighing the same;\n"
+        f"dashed: the outermost {FRACTION:.0%}; 95 % bootstrap over facts. "
         + (f"Not drawn, among another's examples: {same}. " if same else "")
-        + f"Vectors: {shortened(shown.encoder, 90)}."
+        + f"\nVectors: {shortened(shown.encoder, 90)}."
     )
 
 
@@ -274,7 +299,8 @@ def _json(found: Mapping[str, Mapping[int, Map]]) -> dict[str, Any]:
             f"seed-{seed}": {
                 "vectors": shown.encoder,
                 "examples": dict(shown.num_examples),
-                "drawn of each": int(np.bincount(shown.method_of)[0]),
+                "used": dict(zip(shown.methods, shown.num_used.tolist(), strict=True)),
+                "drawn of each": None if shown.picture is None else int(shown.num_used.min()),
                 "among another method's": list(shown.left_out),
                 "noise": _noise_counts(shown),
                 "no difference": 1 / len(shown.methods),
@@ -292,9 +318,9 @@ def _json(found: Mapping[str, Mapping[int, Map]]) -> dict[str, Any]:
 
 
 def _noise_counts(shown: Map) -> dict[str, int] | None:
-    if shown.is_noise is None:
+    if shown.picture is None:
         return None
-    counts = np.bincount(shown.method_of[shown.is_noise], minlength=len(shown.methods))
+    counts = np.bincount(shown.picture.method_of[shown.picture.is_noise], minlength=len(shown.methods))
     return {name: int(count) for name, count in zip(shown.methods, counts, strict=True)}
 
 
