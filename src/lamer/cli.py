@@ -264,17 +264,19 @@ def evaluate(
     )  # fmt: skip
 
 
-@app.command(epilog="Example: lamer compare runs/first runs/second")
+@app.command(epilog="Example: lamer compare runs/first runs/second, or lamer compare runs/demo --reference naive")
 def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN ...", help="Run directories; the first is the reference.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run directories.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Method that the others are compared with, as the table names it; the first without."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the methods of evaluated runs side by side, on the samples that all of them answered."""
     from lamer.evaluation.compare import compare_runs
 
-    table = compare_runs(runs)
+    table = compare_runs(runs, reference=reference)
     typer.echo(json.dumps(table.to_json(), ensure_ascii=False) if as_json else table.to_markdown())
 
 

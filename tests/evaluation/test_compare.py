@@ -81,6 +81,21 @@ def test_runs_of_the_same_name_are_told_apart_by_their_paths(tmp_path):
     assert [row.name for row in compare_runs(runs).rows] == [f"{run}/base" for run in runs]
 
 
+def test_any_method_may_be_the_reference(tmp_path, capsys):
+    values = {"base": [False] * 4, "naive": [True, False, False, False], "lamer": [True, True, True, False]}
+    run = make_run(tmp_path / "run", {name: {"x": right} for name, right in values.items()})
+    table = compare_runs([run], reference="naive")
+    assert [row.name for row in table.rows] == ["naive", "base", "lamer"]
+    assert [row.overall and (row.overall.remedied, row.overall.broken) for row in table.rows] == [
+        None,
+        (0, 1),
+        (2, 0),
+    ]
+    assert _main(["compare", str(run), "--reference", "naiv"]) == 2
+    told = "--reference naiv: no such method (did you mean 'naive'?); there are base, naive, lamer"
+    assert told in capsys.readouterr().err
+
+
 def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path):
     one = make_run(tmp_path / "one", {"base": {"x": [True]}})
     with pytest.raises(UsageError, match="holds one method, base; give a second run"):

@@ -1,7 +1,8 @@
 """Methods of several runs side by side, on the samples that all of them answered.
 
-The first method is the reference: every other one is compared with it sample by sample (McNemar, paired bootstrap,
-Holm over the benchmarks). A sample that some method did not answer is left out for all, and counted.
+One method is the reference, the first unless another is named: every other one is compared with it sample by
+sample (McNemar, paired bootstrap, Holm over the benchmarks). A sample that some method did not answer is left out
+for all, and counted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lamer.errors import DataError, UsageError
+from lamer.errors import DataError, UsageError, nearest
 from lamer.evaluation.overlap import Overlaps, read_overlaps, summarize_without
 from lamer.evaluation.paired import Comparison, compare
 from lamer.evaluation.statistics import Summary, holm, summarize
@@ -94,16 +95,20 @@ class SideBySide:
         return f"| {name} | {self.rows[0].summary.benchmarks[name].num_samples:,} | {' | '.join(cells)} |"
 
 
-def compare_runs(paths: Sequence[Path], *, resamples: int = 2000, seed: int = 0) -> SideBySide:
+def compare_runs(
+    paths: Sequence[Path], *, reference: str | None = None, resamples: int = 2000, seed: int = 0
+) -> SideBySide:
     """Read the predictions of the runs and compare their methods.
 
     Args:
-        paths: Run directories; the first method of the first one is the reference (`base` where it has one).
+        paths: Run directories.
+        reference: Method that the others are compared with, as the table names it; None: the first method of the
+            first run (`base` where it has one).
         resamples: Of the paired bootstrap.
         seed: Of its draws.
 
     Raises:
-        UsageError: If a run is named twice, or there are fewer than two methods.
+        UsageError: If a run is named twice, there are fewer than two methods, or none is called `reference`.
         DataError: If a run has no predictions, or no sample was answered by all methods.
     """
     if len({path.resolve() for path in paths}) != len(paths):
@@ -114,6 +119,13 @@ def compare_runs(paths: Sequence[Path], *, resamples: int = 2000, seed: int = 0)
         raise UsageError(
             f"{paths[0]}: holds one method, {next(iter(found))}; give a second run to compare it with"
         )
+    if reference is not None:
+        if reference not in found:
+            raise UsageError(
+                f"--reference {reference}: no such method{nearest(reference, list(found))}; there are "
+                f"{', '.join(found)}"
+            )
+        found = {reference: found.pop(reference), **found}
     common = set.intersection(*(set(rows) for rows in found.values()))
     if not common:
         raise DataError("no sample was answered by all methods: were the runs evaluated on the same files?")
