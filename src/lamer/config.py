@@ -492,7 +492,10 @@ class HeldOutSettings(Settings):
     """Examples that are measured and not trained on, to stop early and to choose a checkpoint."""
 
     share: float = Field(
-        0.0, ge=0, le=0.5, description="share of the deficiencies whose examples are held out; 0: none"
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of the deficiencies whose examples are held out, whole facts; 0: none",
     )
     path: list[str] = Field(default_factory=list, description="files of held-out examples instead of a share")
     every_steps: int | None = Field(

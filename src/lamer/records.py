@@ -149,6 +149,11 @@ class Example:
     completion: str | None = None
     """The reply to train on, word for word; None: written from explanation and answer by `prompt.completion`."""
 
+    @property
+    def reply_text(self) -> str:
+        """What is learnt beside question and options: the completion, or without one the explanation."""
+        return self.explanation if self.completion is None else self.completion
+
 
 @dataclass(frozen=True, slots=True)
 class Shortage:

@@ -59,8 +59,21 @@ def test_a_reply_is_as_long_as_allowed_and_as_the_context_leaves_room():
     almost = full
     while len(renderer.context_ids(almost)) > loaded.model.config.n_positions - 3:
         almost = almost[5:]
+    context = torch.tensor([renderer.context_ids(almost)])
+    room = loaded.model.config.n_positions - context.shape[1]
+    assert 0 < room < 5
+    output = loaded.model.generate(
+        context,
+        attention_mask=torch.ones_like(context),
+        do_sample=False,
+        max_new_tokens=room,
+        eos_token_id=sorted(stop_ids(loaded, renderer)),
+        pad_token_id=0,
+    )[0, context.shape[1] :]
+    assert len(output) == room, "the case must fill the context"
     replies = generate([full, almost, "Why?"], loaded, renderer, max_new_tokens=5, max_batch_tokens=4096)
     assert replies[0] == ""
+    assert replies[1] == loaded.tokenizer.decode(output, skip_special_tokens=True).strip() != ""
     assert replies[2] == generate(["Why?"], loaded, renderer, max_new_tokens=5, max_batch_tokens=4096)[0]
 
 

@@ -25,6 +25,7 @@ from lamer.evaluation.stage import evaluate_methods
 from lamer.evaluation.statistics import summarize
 from lamer.records import Deficiency, Example, Fact, Prediction
 from lamer.run import Run, StageResult
+from lamer.training.stage import train
 
 PASSAGE = "the old lighthouse keeper carried seven heavy lamps up the winding stairs before the storm broke"
 """Sixteen words."""
@@ -66,6 +67,17 @@ def test_an_item_overlaps_by_most_of_an_examples_eight_word_runs():
     assert found.items == {"arc": {"a"}}
     other = " ".join(["some", "other", "words", *words[:8], "and", "more", "of", "them"])
     assert find_overlaps([sample("a", PASSAGE)], [(example(other), "")]).num_items == 0
+
+
+@pytest.mark.parametrize("question", [PASSAGE, "Why does a heavy iron ship float on cold water?"])
+def test_an_item_overlaps_by_a_whole_reply_that_repeats_it(question):
+    """The completion is what is trained on, and an explanation beside it is not."""
+    samples = [sample("a", question)]
+    replied = replace(example("Go on.", options=()), answer=None, completion=f"He wrote: {question} Nobody knew.")
+    assert find_overlaps(samples, [(replied, "")]).items == {"arc": {"a"}}
+    assert find_overlaps(samples, [(replied, question)]).num_items == 0, "the fact says so"
+    unread = replace(example("Go on.", explanation=question), completion="Nobody knew.")
+    assert find_overlaps(samples, [(unread, "")]).num_items == 0
 
 
 def test_what_the_fact_says_is_no_overlap():
@@ -121,6 +133,50 @@ def test_training_data_are_the_kept_examples_with_their_facts_and_those_of_metho
         )
         given = settings(**{"train.path": f"[{file}]"})
         assert [item.question for item, _ in training_examples(run, given)] == ["Mine?", "Random?", "Own?"]
+
+
+def general(number):
+    return {"id": f"g{number}", "question": f"Question {number}?", "completion": f"Reply {number}."}
+
+
+def order(folder, *ids):
+    (folder / "training").mkdir(parents=True)
+    (folder / "training" / "order.jsonl").write_text(json.dumps({"step": 1, "ids": ids}) + "\n")
+
+
+def test_of_what_is_replayed_the_rows_that_a_training_drew_are_training_data(tmp_path, settings):
+    file = tmp_path / "general.jsonl"
+    file.write_text("".join(json.dumps(general(number)) + "\n" for number in range(4)))
+    config = settings(**{"train.replay.path": f"[{file}]"})
+    with Run.open(tmp_path / "run") as run:
+        own = [replace(example(f"Query {name}?", name=f"replay|{name}"), completion=name) for name in "ab"]
+        run.table("replay", Example).write(0, own)
+
+        def found():
+            return sorted(item.completion for item, _ in training_examples(run, config))
+
+        assert found() == ["Reply 0.", "Reply 1.", "Reply 2.", "Reply 3.", "a", "b"], "no order, so all may be"
+        order(run.path, "x1", "replay|g2", "replay|b")
+        assert found() == ["Reply 2.", "b"]
+        order(run.path / "methods" / "naive", "replay|g0", "g1")
+        assert found() == ["Reply 0.", "Reply 2.", "b"]
+
+
+def test_a_question_replayed_from_a_file_is_found_by_the_evaluation(tmp_path, settings):
+    """With a real training, of which only one of two general examples is part."""
+    copies = [{**general(number), "completion": ROWS[number]["question"]} for number in (1, 2)]
+    file = tmp_path / "general.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in copies))
+    config = settings(**{"train.replay.path": f"[{file}]", "train.replay.share": 0.5, "train.epochs": 1})
+    with Run.open(tmp_path / "run") as run:
+        run.table("examples", Example).write(0, [example("Which of the two will sink first?")])
+        assert train(run, config).counts["replayed"] == 1
+        evaluate_methods(run, config, {"base": None})
+        drawn = (run.path / "training" / "order.jsonl").read_text()
+        overlaps = read_overlaps(run.path)
+    (number,) = (number for number in (1, 2) if f"replay|g{number}" in drawn)
+    assert overlaps.num_examples == 2
+    assert overlaps.has("heat", f"s{number}")
 
 
 def test_the_stage_states_the_overlap_of_every_benchmark(tmp_path, settings):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from training_examples import make_example
 
 from lamer.config import load_config, to_yaml
-from lamer.errors import ConfigError, ModelError
+from lamer.errors import ConfigError, DataError, ModelError
 from lamer.records import Deficiency, Example
 from lamer.run import Run
 from lamer.scoring.model import load_model
@@ -22,6 +22,7 @@ from lamer.scoring.scorer import Pair, Scorer
 from lamer.testing import tiny_model
 from lamer.training import checkpoints, trainer
 from lamer.training.dataset import encode
+from lamer.training.examples import load_examples
 from lamer.training.held_out import HeldOut, Measured, best_of, hold_out, is_over
 from lamer.training.stage import train
 from lamer.training.trainer import train_adapter
@@ -126,6 +127,84 @@ def test_no_example_is_lost_and_no_deficiency_parted(count, share, seed):
     total = len({row.deficiency_id or row.id for row in examples})
     held = len({row.deficiency_id or row.id for row in split.held_out})
     assert held == (min(max(int(share * total + 0.5), 1), max(total - 1, 0)) if share else 0)
+
+
+def facts_of(examples):
+    return {example.deficiency_id.rpartition("|")[2] for example in examples}
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=2, max_size=12),
+    share=st.floats(0.01, 0.5),
+    seed=st.integers(0, 5),
+)
+def test_deficiencies_of_one_fact_are_on_one_side(sizes, share, seed):
+    units = [f"q{query}|f{fact}" for fact, size in enumerate(sizes) for query in range(size)]
+    examples = [make_example(2 * n + k, unit=unit) for n, unit in enumerate(units) for k in range(2)]
+    config = load_config({"train": {"held_out": {"share": share}}, "seed": seed})
+    split = hold_out(examples, config, {})
+    assert not facts_of(split.training) & facts_of(split.held_out)
+    assert split.training
+    assert split.held_out
+    assert hold_out(examples[::-1], config, {}).held_out == split.held_out[::-1]
+    wanted = min(max(int(share * len(units) + 0.5), 1), len(units) - 1)
+    num_held = len(split.held_out) // 2
+    left = [size for fact, size in enumerate(sizes) if f"f{fact}" not in facts_of(split.held_out)]
+    assert abs(num_held - wanted) < max(sizes)
+    if len(left) > 1 and len(facts_of(split.held_out)) > 1:
+        assert all(abs(num_held + size - wanted) >= abs(num_held - wanted) for size in left), "nothing left helps"
+
+
+def test_the_share_of_whole_facts_of_a_case_done_by_hand(settings):
+    """Ten deficiencies, two to hold out: a fact of one and one of nine can only give one."""
+    units = ["q0|alone", *(f"q{n}|shared" for n in range(9))]
+    examples = [make_example(n, unit=unit) for n, unit in enumerate(units)]
+    config = settings(**{"train.held_out.share": 0.2})
+    assert [row.id for row in hold_out(examples, config, {}).held_out] == ["x00"]
+    facts = dict.fromkeys(units, "f|1") | {"q5|shared": "f|2"}  # as the table says, whatever the ids look like
+    assert [row.id for row in hold_out(examples, config, {}, facts).held_out] == ["x06"]
+
+
+@pytest.mark.parametrize("where", ["train", "replay"])
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"id": "x03", "question": "What else?"}, "id"),
+        (
+            {
+                "id": "new",
+                "question": "A spoon number 3 lies in hot tea.  What happened as a RESULT?",
+                "options": ["It sang", "It became hot", "It stayed cool"],
+            },
+            "question and options",
+        ),
+    ],
+)
+def test_a_held_out_row_that_is_trained_on_is_refused_with_its_place(row, what, where, settings, tmp_path):
+    fine = {"id": "fine", "question": "What sank?", "options": ["a stone", "a cork"], "answer": "A"}
+    file, general = tmp_path / "held.jsonl", tmp_path / "general.jsonl"
+    file.write_text(json.dumps(fine) + "\n" + json.dumps({**fine, **row}) + "\n")
+    changes = {"train.held_out.path": f"[{file}]"}
+    examples = TRAINED
+    if where == "replay":
+        same = {"id": "x03", "question": TRAINED[3].question, "options": TRAINED[3].options, "answer": "A"}
+        general.write_text(json.dumps(same) + "\n")
+        changes["train.replay.path"] = f"[{general}]"
+        examples = TRAINED[:2]
+    with pytest.raises(DataError, match=rf"^{file}, line 2: has the {what} of the training example 'x03'; "):
+        hold_out(examples, settings(**changes), {})
+
+
+def test_rows_without_ids_in_files_of_one_name_are_different_examples(settings, tmp_path):
+    paths = [tmp_path / name / "rows.jsonl" for name in ("trained", "held")]
+    for path, question in zip(paths, ("What sank?", "What swam?")):
+        path.parent.mkdir()
+        row = {"question": question, "options": ["a stone", "a cork"], "answer": "A"}
+        path.write_text(json.dumps(row) + "\n")
+    trained, held = (load_examples([str(path)]) for path in paths)
+    assert trained[0].id == held[0].id == "rows:1"
+    split = hold_out(trained, settings(**{"train.held_out.path": f"[{paths[1]}]"}), {})
+    assert split.held_out == held
 
 
 def test_files_are_held_out_instead(settings, tmp_path):

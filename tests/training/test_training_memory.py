@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from lamer.errors import ModelError
 from lamer.testing import tiny_model
-from lamer.training import memory, trainer
-from lamer.training.memory import Room, activation_bytes, fitting_tokens
+from lamer.training import checkpoints, memory, trainer
+from lamer.training.memory import Room, RoomFile, activation_bytes, fitting_tokens
 from lamer.training.trainer import completion_loss, train_adapter
 
 OPEN = {"train.micro_batch_size": "null", "train.lora.dropout": 0.0, "train.batch_size": 6, "train.epochs": 2}
@@ -127,6 +127,104 @@ def test_checkpointing_comes_when_one_example_does_not_fit(undisturbed, examples
     assert result.memory == "micro-batches of up to 64 tokens, gradient checkpointing on"
     equal(weights(tmp_path / "adapter"), weights(undisturbed[1]))
     assert real(torch.device("cpu")) > 1e6
+
+
+def stopped_at(step, monkeypatch, run):
+    record = checkpoints.OrderLog.record
+
+    def stop(self, number, ids):
+        record(self, number, ids)
+        if number == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.OrderLog, "record", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+
+
+DROPOUT = {**OPEN, "train.lora.dropout": 0.05, "train.gradient_checkpointing": "false"}
+
+
+def test_a_training_that_goes_on_keeps_its_micro_batches_whatever_is_free_now(
+    examples, settings, tmp_path, monkeypatch
+):
+    """With dropout, whose masks depend on them."""
+    config, out, adapter = settings(**DROPOUT), tmp_path / "out", tmp_path / "adapter"
+    whole = train_adapter(examples, config, tmp_path / "whole", tmp_path / "whole-adapter")
+
+    def start():
+        return train_adapter(examples, config, out, adapter)
+
+    stopped_at(3, monkeypatch, start)
+    assert (out / "room.json").exists()
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1.0)
+    assert start() == whole
+    adapters = [folder / "adapter_model.safetensors" for folder in (adapter, tmp_path / "whole-adapter")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    assert not (out / "room.json").exists()
+    other = train_adapter(examples, config, tmp_path / "out2", tmp_path / "adapter2")
+    assert other.memory == "micro-batches of up to 64 tokens, gradient checkpointing off"
+    assert (tmp_path / "adapter2" / adapters[0].name).read_bytes() != adapters[1].read_bytes(), (
+        "the case must matter"
+    )
+
+
+def test_a_training_that_starts_over_or_has_other_settings_measures_anew(
+    examples, settings, tmp_path, monkeypatch
+):
+    config, out, adapter = settings(**DROPOUT), tmp_path / "out", tmp_path / "adapter"
+
+    def start(config=config):
+        return train_adapter(examples, config, out, adapter)
+
+    stopped_at(1, monkeypatch, start)  # before the first checkpoint
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1.0)
+    stopped_at(3, monkeypatch, start)
+    assert json.loads((out / "room.json").read_text())["room"]["tokens"] == 64
+    result = start(settings(**{**DROPOUT, "train.micro_batch_size": 3}))
+    assert result.memory == "micro-batches of up to 3 examples, gradient checkpointing off"
+
+
+def test_what_the_room_became_is_kept(tmp_path, settings):
+    cpu = torch.device("cpu")
+    file = RoomFile(tmp_path / "room.json", settings(**OPEN).train, cpu)
+    assert file.read() is None
+    room = Room(None, 1000, False, may_checkpoint=True).smaller(5, 100).smaller(1, 300)
+    file.write(room)
+    assert RoomFile(file.path, settings(**{**OPEN, "train.epochs": 5}).train, cpu).read() == room
+    assert RoomFile(file.path, settings().train, cpu).read() is None
+    assert RoomFile(file.path, settings(**OPEN).train, torch.device("meta")).read() is None
+    for torn in ("", "{", "[]", "{}", json.dumps({**json.loads(file.path.read_text()), "room": {"rows": 1}})):
+        file.path.write_text(torn)
+        assert file.read() is None
+
+
+def test_a_training_killed_after_memory_ran_out_goes_on_in_the_smaller_micro_batches(
+    examples, settings, tmp_path, monkeypatch
+):
+    config, out = settings(**{**DROPOUT, "train.micro_batch_size": 6}), tmp_path / "out"
+    rows = []
+
+    def scarce(model, batch, **options):
+        rows.append(len(batch["input_ids"]))
+        if rows[-1] > 3:
+            raise RuntimeError("CUDA out of memory")
+        return completion_loss(model, batch, **options)
+
+    def start():
+        return train_adapter(examples, config, out, tmp_path / "adapter")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "completion_loss", scarce)
+        stopped_at(3, monkeypatch, start)
+        assert max(rows) > 3
+        kept = Room(**json.loads((out / "room.json").read_text())["room"])
+        rows.clear()
+        result = start()
+    assert max(rows) <= kept.rows <= 3
+    assert kept.num_shortages > 0
+    assert result.memory == str(kept), "nothing ran out again"
 
 
 def test_a_measurement_that_does_not_fit_switches_checkpointing_on(

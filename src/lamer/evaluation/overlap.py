@@ -1,7 +1,8 @@
 """Which evaluation items the training data repeat.
 
-A training example repeats evaluation items by the 13-gram and 8-gram rules of `lamer.synthesis.contamination`. An
-item overlaps when it holds one of the word runs because of which an example is one that repeats. What overlaps is
+A training example repeats evaluation items by the 13-gram and 8-gram rules of `lamer.synthesis.contamination`,
+which read its question, its options and its reply: the completion where it has one, else the explanation. An item
+overlaps when it holds one of the word runs because of which an example is one that repeats. What overlaps is
 written as `RUN/overlap.json`: examples, how many of them repeat something, and the overlapping items by benchmark.
 """
 
@@ -78,7 +79,7 @@ def find_overlaps(
     shared: set[int] = set()
     for example, fact in examples:
         num_examples += 1
-        texts = (example.question, example.options, example.explanation, fact)
+        texts = (example.question, example.options, example.reply_text, fact)
         if index.find(*texts) is not None:
             num_repeating += 1
             shared |= index.shared(*texts)
@@ -94,13 +95,17 @@ def training_examples(run: Run, config: Config) -> Iterator[tuple[Example, str]]
 
     That are the files of `train.path` or else the kept examples of the run, what was replayed, and what
     experiments keep in `methods/NAME/examples`; an example is given once.
+
+    Raises:
+        DataError: If a file cannot be read.
     """
     facts = {fact.id: fact.text for fact in run.table("facts", Fact)}
     units = {unit.id: unit.fact_id for unit in run.table("deficiencies", Deficiency)}
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, str | None]] = set()
     for example in _examples(run, config):
-        if example.status == "kept" and (example.id, example.question) not in seen:
-            seen.add((example.id, example.question))
+        key = (example.id, example.question, example.completion)
+        if example.status == "kept" and key not in seen:
+            seen.add(key)
             unit = example.deficiency_id or ""
             yield example, facts.get(units.get(unit, unit.rpartition("|")[2]), "")
 
@@ -112,9 +117,25 @@ def _examples(run: Run, config: Config) -> Iterator[Example]:
         yield from load_examples(config.train.path)
     else:
         yield from (row for one in run.rounds() for row in one.table("examples", Example))
-    yield from run.table("replay", Example)
+    yield from _replayed(run, config)
     for folder in sorted((run.path / "methods").glob("*/examples")):
         yield from run.table(f"methods/{folder.parent.name}/examples", Example)
+
+
+def _replayed(run: Run, config: Config) -> Iterator[Example]:
+    """What was mixed in, of files and of the model's own answers: the rows that the order of a training names.
+
+    Where no training of the run tells its order, every row that may have been drawn.
+    """
+    from lamer.training.checkpoints import OrderLog
+    from lamer.training.replay import TABLE, given_examples
+
+    folders = [*(one.path for one in run.rounds()), *(run.path / "methods").glob("*")]
+    logs = [file for folder in folders if (file := folder / "training" / "order.jsonl").exists()]
+    trained = {name for file in logs for row in OrderLog(file, ()).rows() for name in row["ids"]}
+    for example in (*given_examples(config), *run.table(TABLE, Example)):
+        if not logs or example.id in trained:
+            yield example
 
 
 def summarize_without(predictions: Iterable[Prediction], overlaps: Overlaps) -> Summary | None:

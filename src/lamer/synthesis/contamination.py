@@ -300,7 +300,8 @@ class HeldOut:
         Args:
             question: Of the example.
             options: Of the example.
-            explanation: Of the example; 13-gram rule only, for a short one may well state common knowledge.
+            explanation: Of the example, or its whole reply; 13-gram rule only, for a short one may well state
+                common knowledge.
             fact: What the example was written for; its own n-grams do not count.
         """
         if not self._places:

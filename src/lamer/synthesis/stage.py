@@ -162,7 +162,7 @@ def contamination_notes(run: Run, config: Config) -> list[str]:
     for example in kept:
         unit = units.get(example.deficiency_id or "")
         fact = facts[unit.fact_id].text if unit is not None and unit.fact_id in facts else ""
-        overlap = held_out.find(example.question, example.options, example.explanation, fact)
+        overlap = held_out.find(example.question, example.options, example.reply_text, fact)
         found += [] if overlap is None else [f"{example.id} repeats {overlap}"]
     if not found:
         return []

@@ -1,6 +1,7 @@
 """What a training leaves behind while it runs, so that it can go on after a kill.
 
 OUT/plan.json           digest of data, plan and settings
+OUT/room.json           what a micro-batch may hold, while the training is not done (see lamer.training.memory)
 OUT/order.jsonl         {"step", "ids"} of every optimizer step, written when the step runs
 OUT/log.jsonl           {"step", "loss", "learning_rate", "grad_norm"}, and "held_out_loss" where it was measured
 OUT/left_out.jsonl      {"id", "num_tokens", "max_length"} of every example that is too long
@@ -22,6 +23,7 @@ from lamer.tables import write_atomically
 
 MARKER = "complete.json"
 BEST = "best"
+ROOM = "room.json"
 
 
 def mark_complete(checkpoint: Path) -> None:
@@ -60,6 +62,7 @@ def remove_checkpoints(out: Path) -> None:
     """Drop what is needed only to go on."""
     for folder in (*(folder for _, folder in checkpoints(out)), *out.glob(f"{BEST}-*")):
         shutil.rmtree(folder)
+    (out / ROOM).unlink(missing_ok=True)
 
 
 def claim(out: Path, digest: str) -> None:

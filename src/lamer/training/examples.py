@@ -8,7 +8,8 @@ are read where they are there. A row with a `completion` (the whole reply, taken
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -20,8 +21,24 @@ MAX_OPTIONS = 26
 SEVERITY_COLUMNS = ("severity", "relative_entropy")
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An example and where it stands."""
+
+    example: Example
+    place: str
+    """`file, line 3`."""
+    has_id: bool
+    """Whether the row names its id; else it is called after its place."""
+
+
 def load_examples(paths: Sequence[str]) -> list[Example]:
-    """The examples of the files, in order.
+    """The examples of the files, in order; see `example_rows`."""
+    return [row.example for row in example_rows(paths)]
+
+
+def example_rows(paths: Sequence[str]) -> Iterator[Row]:
+    """The examples of the files with their places, in order.
 
     An example without an id is called `file:line`; one without a severity comes first in an ascending
     order.
@@ -30,7 +47,6 @@ def load_examples(paths: Sequence[str]) -> list[Example]:
         DataError: If a file cannot be read or has no rows, a field is wrong, or an id occurs twice; with file and
             line.
     """
-    examples: list[Example] = []
     places: dict[str, str] = {}
     names = labels(paths)
     for path in paths:
@@ -51,8 +67,7 @@ def load_examples(paths: Sequence[str]) -> list[Example]:
                     f"{where}: id {example.id!r} was used before ({places[example.id]}); ids must be unique"
                 )
             places[example.id] = where
-            examples.append(example)
-    return examples
+            yield Row(example, where, row.get("id") not in (None, ""))
 
 
 def _example(row: Mapping[str, Any], name: str) -> Example:

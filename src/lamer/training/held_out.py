@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from lamer.config import Config, HeldOutSettings
 from lamer.diagnosis.selection import apportion
-from lamer.errors import ModelError, RunError
+from lamer.errors import DataError, ModelError, RunError
 from lamer.records import Example, Tier
 from lamer.training.checkpoints import BEST, StepLog, checkpoints
 from lamer.training.dataset import EncodedExample, PlannedSteps
-from lamer.training.examples import load_examples
+from lamer.training.examples import example_rows, load_examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,45 +44,105 @@ class Split:
     held_out: list[Example]
 
 
-def hold_out(examples: Sequence[Example], config: Config, tiers: Mapping[str, Tier]) -> Split:
-    """Put `train.held_out` aside: files, or a share of the deficiencies with all their examples.
+def hold_out(
+    examples: Sequence[Example],
+    config: Config,
+    tiers: Mapping[str, Tier],
+    facts: Mapping[str, str] | None = None,
+) -> Split:
+    """Put `train.held_out` aside: files, or the examples of a share of the deficiencies.
 
-    Of each tier its share is taken (largest remainder), drawn by the seed and the deficiencies' ids; at least one
-    deficiency in all, and one stays for the training. An example without a deficiency counts as one of its own.
-    Siblings are never parted: a model that has seen one example of a gap knows the others in part.
+    All deficiencies of one fact are on the same side: a model that has seen one example of a fact knows the others
+    in part. An example without a deficiency stands by itself. The share is of the deficiencies of each tier
+    (largest remainder), and is met as nearly as whole facts allow: in an order drawn by the seed and the facts'
+    ids, first those are taken that still fit, then those that bring the tiers nearer to their shares. At least one
+    fact is held out, and one stays for the training.
 
     Args:
         examples: Kept examples.
-        config: Its section `train.held_out`, and the seed.
+        config: Its section `train.held_out`, the files of `train.replay`, and the seed.
         tiers: Of the deficiencies, by id.
+        facts: The fact's id of each deficiency, by id; of others it is what stands behind the last `|` of the id.
 
     Raises:
-        DataError: If a file cannot be read.
+        DataError: If a file cannot be read, or holds a row that is trained on.
     """
     settings = config.train.held_out
     if settings.path:
-        return Split(list(examples), load_examples(settings.path))
-    units: dict[str, set[str]] = defaultdict(set)
+        general = load_examples(config.train.replay.path) if config.train.replay.share else []
+        return Split(list(examples), _held_out_rows(settings.path, [*examples, *general]))
+    units: dict[str, dict[str, Tier | None]] = defaultdict(dict)
     for example in examples:
-        units[tiers.get(_unit(example), "")].add(_unit(example))
-    total = sum(map(len, units.values()))
-    count = min(max(math.floor(settings.share * total + 0.5), 1), total - 1) if settings.share else 0
-    if count <= 0:
-        return Split(list(examples), [])
-    seats = apportion(count, {tier: len(names) for tier, names in units.items()})
-    chosen = {
-        name
-        for tier, names in units.items()
-        for name in sorted(names, key=lambda name: _place(config.seed, name))[: seats[tier]]
-    }
+        unit = example.deficiency_id
+        units[_group(example, facts or {})][unit or ""] = tiers.get(unit or "")
+    groups = {name: Counter(known.values()) for name, known in units.items()}
+    chosen = _nearest(groups, settings.share, sorted(groups, key=lambda name: _place(config.seed, name)))
+    is_held = [_group(example, facts or {}) in chosen for example in examples]
     return Split(
-        [example for example in examples if _unit(example) not in chosen],
-        [example for example in examples if _unit(example) in chosen],
+        [example for example, held in zip(examples, is_held) if not held],
+        [example for example, held in zip(examples, is_held) if held],
     )
 
 
-def _unit(example: Example) -> str:
-    return example.id if example.deficiency_id is None else example.deficiency_id
+def _group(example: Example, facts: Mapping[str, str]) -> str:
+    """What is held out as a whole: a fact, or an example without one."""
+    unit = example.deficiency_id
+    return f"example {example.id}" if unit is None else f"fact {facts.get(unit, unit.rpartition('|')[2])}"
+
+
+def _nearest(groups: Mapping[str, Counter[Tier | None]], share: float, order: Sequence[str]) -> set[str]:
+    """Groups with about `share` of the deficiencies of each tier.
+
+    Args:
+        groups: Deficiencies by tier, of each group.
+        share: Of the deficiencies; 0: none.
+        order: Names of the groups, as they are to be tried.
+    """
+    sizes: Counter[Tier | None] = sum(groups.values(), Counter())
+    count = min(max(math.floor(share * sizes.total() + 0.5), 1), sizes.total() - 1) if share else 0
+    if count <= 0 or len(groups) < 2:
+        return set()
+    seats = apportion(count, {tier or "": size for tier, size in sizes.items()})
+    missing = Counter({tier: seats[tier or ""] for tier in sizes})
+    chosen: set[str] = set()
+    for must_fit in (True, False):
+        for name in order:
+            fits = all(missing[tier] >= size for tier, size in groups[name].items())
+            gain = sum(abs(missing[tier]) - abs(missing[tier] - size) for tier, size in groups[name].items())
+            if name not in chosen and (fits if must_fit else gain > 0) and len(chosen) < len(groups) - 1:
+                chosen.add(name)
+                missing.subtract(groups[name])
+    return chosen or {min(order, key=lambda name: groups[name].total())}
+
+
+def _held_out_rows(paths: Sequence[str], trained: Iterable[Example]) -> list[Example]:
+    """The examples of held-out files, none of which may be among the trained ones.
+
+    Raises:
+        DataError: If a row has the id, or question and options, of a trained example.
+    """
+    by_id: dict[str, Example] = {}
+    by_question: dict[tuple[str, ...], Example] = {}
+    for example in trained:
+        by_id[example.id] = by_question[_asked(example)] = example
+    found = []
+    for row in example_rows(paths):
+        same_id = by_id.get(row.example.id) if row.has_id else None
+        same = same_id or by_question.get(_asked(row.example))
+        if same is not None:
+            what = "id" if same_id else "question and options"
+            raise DataError(
+                f"{row.place}: has the {what} of the training example {same.id!r}; held-out examples must not be "
+                "trained on: take it out of one of the two"
+            )
+        found.append(row.example)
+    return found
+
+
+def _asked(example: Example) -> tuple[str, ...]:
+    """Question and options; case, white space and the options' order make no other example."""
+    question, *options = (" ".join(text.casefold().split()) for text in (example.question, *example.options))
+    return (question, *sorted(options))
 
 
 def _place(seed: int, name: str) -> bytes:

@@ -1,19 +1,23 @@
 """How much of an optimizer batch is in memory at once: measured before the training, halved when it was too much.
 
 Neither micro-batches nor gradient checkpointing change the gradient of a step; they change what is kept between
-the forward and the backward pass.
+the forward and the backward pass. Dropout is the exception: micro-batches of another size draw other masks. So a
+training that goes on keeps the room that it had (`RoomFile`).
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lamer.config import TrainSettings
 from lamer.errors import ModelError
 from lamer.scoring.memory import free_memory, is_out_of_memory
+from lamer.tables import write_atomically
 
 USABLE_SHARE = 0.6
 """Of the free memory; the rest is for what lives within one operation, and for others."""
@@ -63,6 +67,39 @@ class Room:
             f"train.lora.rank, {'' if self.checkpointing else 'leave train.gradient_checkpointing at null, '}"
             "or use a smaller model"
         )
+
+
+class RoomFile:
+    """The room of a training beside its plan, for when it goes on.
+
+    It holds for the settings and the kind of device that it was found with; under others it is found anew.
+
+    Args:
+        path: Of the file.
+        settings: `micro_batch_size` and `gradient_checkpointing`.
+        device: The model's.
+    """
+
+    def __init__(self, path: Path, settings: TrainSettings, device: Any) -> None:
+        self.path = path
+        self._found_with = {
+            "micro_batch_size": settings.micro_batch_size,
+            "gradient_checkpointing": settings.gradient_checkpointing,
+            "device": device.type,
+        }
+
+    def write(self, room: Room) -> None:
+        """Keep what the room is, or became."""
+        content = {"found_with": self._found_with, "room": asdict(room)}
+        write_atomically(self.path, json.dumps(content).encode())
+
+    def read(self) -> Room | None:
+        """The room that was kept; None where there is none, or one of other settings."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            return Room(**content["room"]) if content["found_with"] == self._found_with else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
 
 def find_room(settings: TrainSettings, model: Any, device: Any, longest: int, forward: Callable[[], Any]) -> Room:

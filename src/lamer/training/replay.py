@@ -63,9 +63,17 @@ def replay_examples(run: Run, config: Config, count: int) -> list[Example]:
     if count <= 0:
         return []
     if config.train.replay.path:
-        given = [replace(row, id=PREFIX + row.id) for row in load_examples(config.train.replay.path)]
-        return sorted(given, key=lambda row: _place(config.seed, row.id))[:count]
+        return sorted(given_examples(config), key=lambda row: _place(config.seed, row.id))[:count]
     return _own_answers(run, config, count)
+
+
+def given_examples(config: Config) -> list[Example]:
+    """All examples of the files of `train.replay.path`, named as replayed ones.
+
+    Raises:
+        DataError: If a file cannot be read.
+    """
+    return [replace(row, id=PREFIX + row.id) for row in load_examples(config.train.replay.path)]
 
 
 def untouched_queries(run: Run, seed: int) -> list[Query]:

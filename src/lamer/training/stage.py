@@ -32,8 +32,9 @@ def train(run: Run, config: Config) -> StageResult:
         examples = load_examples(config.train.path)
     else:
         examples = [row for one in rounds for row in one.table("examples", Example) if row.status == "kept"]
-    tiers = {unit.id: unit.tier for one in rounds for unit in one.table("deficiencies", Deficiency)}
-    split = hold_out(examples, config, tiers)
+    units = [unit for one in rounds for unit in one.table("deficiencies", Deficiency)]
+    tiers = {unit.id: unit.tier for unit in units}
+    split = hold_out(examples, config, tiers, {unit.id: unit.fact_id for unit in units})
     wanted = num_replayed(config, len(split.training))
     replay = replay_examples(rounds[0], config, wanted)
     result = train_adapter(
@@ -103,7 +104,7 @@ def _notes(result: TrainResult, config: Config) -> list[str]:
 
 def _held_out_note(result: TrainResult, settings: HeldOutSettings) -> str:
     if not result.num_held_out:
-        return "held out: no example; there are too few deficiencies, or the examples are too long"
+        return "held out: no example; there are too few facts, or the examples are too long"
     stop = (
         f"training stopped after step {result.num_steps}: {settings.patience} measurements without a lower loss"
         if result.stopped_early

@@ -32,6 +32,7 @@ from lamer.scoring.scorer import context_limit, forward_parameters
 from lamer.tables import write_atomically
 from lamer.training.card import model_card
 from lamer.training.checkpoints import (
+    ROOM,
     OrderLog,
     StepLog,
     claim,
@@ -50,12 +51,13 @@ from lamer.training.dataset import (
 )
 from lamer.training.held_out import COLUMN, HeldOut
 from lamer.training.layers import fused
-from lamer.training.memory import Room, checkpoint, find_room
+from lamer.training.memory import Room, RoomFile, checkpoint, find_room
 from lamer.training.tracking import check_trackers, tracking_callbacks
 
 MAX_GRAD_NORM = 1.0
 HARMLESS = {"save_steps", "path", "micro_batch_size", "gradient_checkpointing", "report_to", "push_to_hub"}
-"""Settings that may change before a training goes on: the adapter does not depend on them, or on their content."""
+"""Settings that may change before a training goes on: the adapter does not depend on them, or on their content;
+but dropout's masks do on the micro-batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,13 +284,15 @@ def _train(job: _Job, model: Any, device: Any, projection: Projection) -> tuple[
     with ProgressBar("train", total=sum(map(len, job.plan)), unit="examples") as bar, fused(model):
         bar.skip(sum(map(len, job.plan[:step])))
         loss = partial(completion_loss, projection=projection)
+        kept_room = RoomFile(job.out / ROOM, settings, device)
         with _explained(job):
             trainer = _trainer(
                 model,
                 data,
                 _arguments(job, device),
                 loss,
-                _room(job, model, device, loss),
+                (kept_room.read() if resumed else None) or _room(job, model, device, loss),
+                kept_room,
                 (order, log),
                 held,
                 bar,
@@ -360,6 +364,7 @@ def _trainer(
     arguments: Any,
     loss_of: Callable[[Any, dict[str, Any]], Any],
     room: Room,
+    kept_room: RoomFile,
     logs: tuple[OrderLog, StepLog],
     held: HeldOut,
     bar: ProgressBar,
@@ -367,7 +372,7 @@ def _trainer(
     """The Trainer of a plan; `loss_of(model, micro_batch)` is summed over completion tokens.
 
     Where memory runs out the step is done again in smaller micro-batches, with the same gradient; `room` of the
-    Trainer says how small they became.
+    Trainer says how small they became, and so does `kept_room`.
     """
     from transformers import PrinterCallback, Trainer, TrainerCallback
 
@@ -381,6 +386,7 @@ def _trainer(
         def set_room(self, room: Room) -> None:
             """Micro-batches of that size from now on."""
             self.room = room
+            kept_room.write(room)
             data.micro_batch_size, data.max_tokens = room.rows, room.tokens
             if room.checkpointing:
                 checkpoint(self.model)
