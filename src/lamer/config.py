@@ -594,7 +594,7 @@ class EvaluateSettings(Settings):
     )
     stop: list[str] = Field(default_factory=list, description="texts that end a free-form reply, besides its turn")
     limit: int | None = Field(None, ge=1, description="take only the first N samples of each file or task")
-    max_new_tokens: int = Field(128, ge=1, description="length limit of a free-form reply")
+    max_new_tokens: int = Field(512, ge=1, description="length limit of a free-form reply")
     max_batch_tokens: int = Field(16384, ge=1, description="prompt and reply tokens at once")
     shard_size: int = Field(256, ge=1, description="samples a shard: the unit of resume")
     bootstrap: int = Field(2000, ge=100, description="resamples of the paired bootstrap")
