@@ -350,6 +350,7 @@ PHRASED = [
     ("The answer is B and A is wrong.", TWO, "B"),
 ]
 NO_LABEL = [
+    ("The answer is that it sank because it was heavy.", ("It sank because it was heavy.", "It floated."), "A"),
     ("A man walked.", CITIES, None),
     ("The answer is A man walked.", CITIES, None),
     ("I choose A man.", CITIES, None),
@@ -396,6 +397,9 @@ READ_FREE = [
     ("The answer is 3 boxes * 6 eggs = 18 eggs.", "18"),
     ("The answer is $3 + $4 = $7.", "7"),
     ("The answer is x = 5", "5"),
+    ("The answer is that he has 3 * 6 = 18 eggs.", "18"),
+    ("The answer is that he has 5 since 5 * 3 = 15.", "5"),
+    ("The answer is total = 18 because 3 * 6 = 18", "18"),
     ("The answer is definitely 5", "5"),
     ("5. Wait, no, it is 6.", "6"),
     ("1. apple\n2. banana\n3. cherry", "apple banana cherry"),

@@ -34,8 +34,9 @@ _WORDS = {
     "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14",
     "fifteen": "15", "sixteen": "16", "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20",
 }  # fmt: skip
-_TERM = r"[-+]?\s?\(*[-$€£]?\s?(?:[\d.,]*\d|[A-Za-z]\b)%?(?: [A-Za-z]+){0,3}\)*"
-_SUM = re.compile(rf"\s*{_TERM}(?:\s?[-+*/×÷·^x]\s?{_TERM})+\s*", re.IGNORECASE)
+_TERM = r"[-+]?\s?\(*[-$€£]?\s?(?:[\d.,]*\d|[A-Za-z]\b)%?(?: [A-Za-z]+){0,5}\)*"
+_SUM = re.compile(rf"\s*{_TERM}(?:\s?[-–+*/×÷·^x]\s?{_TERM})+\s*", re.IGNORECASE)
+_REASON = re.compile(r"\b(?:since|because)\b", re.IGNORECASE)
 _NAME = re.compile(r"\W*[A-Za-z]\w*(?: [A-Za-z]\w*){0,3}\W*")
 
 
@@ -78,8 +79,12 @@ def behind_equation(text: str) -> str:
     """What a text that begins with `3 * 6 = ` or `x = ` gives as the result: what stands behind that sign.
 
     A number alone before the sign is the result already (`20 = 4 * 5`), and so is one with other words behind it
-    (`5 since 5 * 3 = 15`).
+    (`5 since 5 * 3 = 15`). In a sentence that begins with words (`that he has 3 * 6 = 18`) it is the last sign,
+    up to `since` or `because`.
     """
+    if "=" in text and re.match(r"\W*[^\W\d]{2}", text):
+        claim = _REASON.split(text, maxsplit=1)[0]
+        return claim.rsplit("=", 1)[1] if "=" in claim.rstrip(" =") else claim
     while "=" in text:
         before, rest = text.split("=", 1)
         if len(before) > 200 or not rest.strip() or not (_SUM.fullmatch(before) or _NAME.fullmatch(before)):
