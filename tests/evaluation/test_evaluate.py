@@ -24,7 +24,7 @@ def test_there_is_one_prediction_a_sample_in_order(samples, loaded, settings):
     for item, sample in zip(found, samples):
         assert item.method == "base"
         assert item.target == sample.target
-        assert item.answer == extract_answer(item.text, sample.options)
+        assert item.answer == extract_answer(item.text, sample.options, is_cut=item.ended == "length")
         assert item.parsed == (item.answer is not None)
         assert (item.loglikelihood_answer in {"A", "B", "C"}) if sample.options else not item.loglikelihood_answer
 

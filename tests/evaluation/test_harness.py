@@ -17,6 +17,7 @@ from lamer.evaluation.evaluate import predict
 from lamer.evaluation.harness import PAPER, TASKS, load_benchmarks, load_task, quiet, task_manager
 from lamer.evaluation.harness_tasks import answer as answer_own
 from lamer.evaluation.harness_tasks import check, items_of
+from lamer.evaluation.sources import score
 from lamer.evaluation.stage import evaluate_methods
 from lamer.records import Prediction
 from lamer.run import Run
@@ -106,8 +107,11 @@ def test_the_harness_itself_writes_and_marks_the_same_replies(family, data, mode
     assert len(ours) == 11
     for name, row in found.items():
         assert row["resps"][0][0].strip() == ours[name].text
-        assert row["acc"] == ours[name].correct
-        assert row["parsed"] == ours[name].parsed
+        own = {"acc": float(ours[name].correct), "parsed": float(ours[name].parsed)}
+        if ours[name].ended == "length":  # the harness does not say that a reply was cut off
+            assert own["parsed"] <= row["parsed"]
+            own = score(row["doc"], [ours[name].text])
+        assert {key: row[key] for key in own} == own
     assert len({row.text for row in ours.values()}) > 1
 
 

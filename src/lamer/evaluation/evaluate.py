@@ -97,7 +97,7 @@ def _value(score: Score, settings: DiagnoseSettings) -> float:
 
 def _prediction(sample: Sample, reply: Reply, likeliest: str | None, method: str) -> Prediction:
     text = reply.text.strip()
-    answer = extract_answer(text, sample.options)
+    answer = extract_answer(text, sample.options, is_cut=reply.ended == "length")
     return Prediction(
         method=method,
         benchmark=sample.benchmark,
