@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lamer.evaluation.evaluate import likeliest_options, predict
-from lamer.evaluation.extract import extract_answer
+from lamer.evaluation.extraction import extract_answer
 from lamer.scoring.model import load_model
 from lamer.scoring.render import Renderer
 from lamer.scoring.scorer import Pair, Scorer

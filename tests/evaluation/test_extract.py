@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamer.evaluation.extract import extract_answer, is_correct
+from lamer.evaluation.extraction import extract_answer, is_correct
 
 TWO = ("It became hot.", "It stayed cool.")
 THREE = ("The stone became hot", "The stone stayed cool", "The stone became very hot")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lamer.errors import DataError
-from lamer.evaluation.extract import extract_answer
+from lamer.evaluation.extraction import extract_answer
 from lamer.evaluation.harness import PAPER, TASKS
 from lamer.evaluation.sources import (
     agieval,

@@ -2,7 +2,7 @@
 
 from lamer.evaluation.benchmarks import Sample, load_samples
 from lamer.evaluation.evaluate import predict
-from lamer.evaluation.extract import extract_answer, is_correct
+from lamer.evaluation.extraction import extract_answer, is_correct
 from lamer.evaluation.paired import Comparison, compare
 from lamer.evaluation.statistics import Summary, holm, summarize
 

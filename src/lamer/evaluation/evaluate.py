@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lamer.config import Config, DiagnoseSettings
 from lamer.evaluation.benchmarks import Sample, load_samples
-from lamer.evaluation.extract import extract_answer, is_correct
+from lamer.evaluation.extraction import extract_answer, is_correct
 from lamer.evaluation.generate import Reply, reply_to
 from lamer.records import Prediction
 from lamer.scoring.model import LoadedModel

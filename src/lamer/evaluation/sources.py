@@ -18,7 +18,7 @@ from typing import Any
 from lamer.config import PromptSettings
 from lamer.errors import DataError, LamerError
 from lamer.evaluation.benchmarks import MAX_OPTIONS, Sample, load_samples
-from lamer.evaluation.extract import extract_answer, is_correct
+from lamer.evaluation.extraction import extract_answer, is_correct
 from lamer.scoring.render import LETTERS, letter, question_text
 
 FILE_ENDS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet")

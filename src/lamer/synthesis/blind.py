@@ -46,7 +46,7 @@ class Asked:
 
         A reply that was cut off has not come to its answer.
         """
-        from lamer.evaluation.extract import extract_answer
+        from lamer.evaluation.extraction import extract_answer
 
         if reply.text is None or reply.finish_reason == "length":
             return None

@@ -18,7 +18,7 @@ from typing import Any
 
 from lamer.config import load_config
 from lamer.errors import DataError
-from lamer.evaluation.extract import extract_answer
+from lamer.evaluation.extraction import extract_answer
 from lamer.experiments.results import SeedRun
 from lamer.records import Deficiency, Diagnosis, Example, Fact, Query
 from lamer.report.data import STORIES_FILE, read_answers

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from lamer.evaluation.wording import MAX_SPAN, boxed
+from lamer.evaluation.extraction.wording import MAX_SPAN, boxed
 
 MAX_STATEMENTS = 200
 """Only the last ones of a reply are read."""

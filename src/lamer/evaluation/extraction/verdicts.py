@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lamer.evaluation.statements import VERDICTS
+from lamer.evaluation.extraction.statements import VERDICTS
 
 REFUSAL = re.compile(
     r"\b(?:i (?:cannot|can not|can't|could not|couldn't|am unable|am not able|am sorry|am not sure|won't"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from lamer.evaluation.mentions import Keys, affirmed, is_in_sum, is_verdict, is_wordy, label_index
-from lamer.evaluation.numerals import behind_equation
-from lamer.evaluation.statements import Statement, statements, without_opening
-from lamer.evaluation.verdicts import REFUSAL, verdict
-from lamer.evaluation.wording import first_sentence, key, tokens
+from lamer.evaluation.extraction.mentions import Keys, affirmed, is_in_sum, is_verdict, is_wordy, label_index
+from lamer.evaluation.extraction.numerals import behind_equation
+from lamer.evaluation.extraction.statements import Statement, statements, without_opening
+from lamer.evaluation.extraction.verdicts import REFUSAL, verdict
+from lamer.evaluation.extraction.wording import first_sentence, key, tokens
 
 _DECORATION = r"[\s*_\"'`#>:$•-]*+(?:(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\s)?[*_\"'`$]*+"
 _HEAD = re.compile(

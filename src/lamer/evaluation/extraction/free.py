@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from lamer.evaluation.numerals import NUMBER, behind_equation, value, written
-from lamer.evaluation.statements import labelled, statements, without_opening
-from lamer.evaluation.verdicts import HEAD_VERDICT, REFUSAL, has_verdict_at_end, verdict
-from lamer.evaluation.wording import first_sentence, plain
+from lamer.evaluation.extraction.numerals import NUMBER, behind_equation, value, written
+from lamer.evaluation.extraction.statements import labelled, statements, without_opening
+from lamer.evaluation.extraction.verdicts import HEAD_VERDICT, REFUSAL, has_verdict_at_end, verdict
+from lamer.evaluation.extraction.wording import first_sentence, plain
 
 MAX_PHRASE_WORDS = 12
 """A longer reply without a stated answer is no answer by itself."""

@@ -21,11 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lamer.evaluation.choice import choice
-from lamer.evaluation.free import MAX_PHRASE_WORDS, MAX_STATED_WORDS, free_answer
-from lamer.evaluation.numerals import is_same_number, value
-from lamer.evaluation.statements import behind_withdrawal
-from lamer.evaluation.wording import after_thinking, key, normal
+from lamer.evaluation.extraction.choice import choice
+from lamer.evaluation.extraction.free import MAX_PHRASE_WORDS, MAX_STATED_WORDS, free_answer
+from lamer.evaluation.extraction.numerals import is_same_number, value
+from lamer.evaluation.extraction.statements import behind_withdrawal
+from lamer.evaluation.extraction.wording import after_thinking, key, normal
 
 __all__ = ["MAX_PHRASE_WORDS", "MAX_STATED_WORDS", "after_thinking", "extract_answer", "is_correct"]
 

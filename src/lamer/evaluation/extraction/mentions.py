@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lamer.evaluation.statements import VERDICTS
-from lamer.evaluation.wording import tokens
+from lamer.evaluation.extraction.statements import VERDICTS
+from lamer.evaluation.extraction.wording import tokens
 
 Keys = Sequence[tuple[str, ...]]
 """The options' tokens."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from lamer.evaluation.wording import normal, plain
+from lamer.evaluation.extraction.wording import normal, plain
 
 MAX_EXPONENT = 64
 """A power with a larger exponent is left as it is written."""
