@@ -428,7 +428,8 @@ BudgetOption = Annotated[
 ]
 
 MethodsOption = Annotated[
-    Path | None, typer.Option("--methods", help="Experiment file (YAML) instead of the paper's methods.")
+    Path | None,
+    typer.Option("--methods", help="Experiment file (docs/experiments.md) instead of the paper's methods."),
 ]
 
 

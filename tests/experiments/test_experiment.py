@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +13,7 @@ from hypothesis import strategies as st
 from lamer.config import Config, load_config
 from lamer.errors import ConfigError, DataError
 from lamer.experiments.data import Pool, draw_down, of_units, one_a_deficiency, spread, with_replay
-from lamer.experiments.experiment import check_methods, in_turn, load_experiment, paper_methods
+from lamer.experiments.experiment import Data, Method, check_methods, in_turn, load_experiment, paper_methods
 from lamer.experiments.running import _check_labels
 from lamer.records import Deficiency, Diagnosis, Example, Fact, Match, Query
 from lamer.run import Run
@@ -239,3 +243,21 @@ def test_methods_that_need_labels_are_refused_before_anything_is_paid_for(pool):
         _check_labels(pool.run, METHODS, unlabelled)
     table2 = {name: METHODS[name] for name in ("base", "auggpt", "naive", "single", "lamer")}
     _check_labels(pool.run, table2, unlabelled)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "experiments.md"
+
+
+def test_the_documented_experiment_file_is_one(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    file = tmp_path / "own.yaml"
+    file.write_text(block)
+    found = load_experiment(file)
+    assert (found.seeds, found.examples, found.budget_of) == (5, 1500, found.methods["mine"])
+    assert found.methods["mine"].trained_with(load_config()).train.order == "blocks"
+
+
+def test_the_documents_name_every_method_and_every_kind_of_data():
+    text = DOCS.read_text()
+    for name in [*METHODS, *get_args(Data), *Method.model_fields]:
+        assert f"`{name}`" in text or name == "title", name

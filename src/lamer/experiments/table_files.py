@@ -24,8 +24,8 @@ METHOD_NOTE = (
     "Intervals: 95 %, a bootstrap over tasks and samples with all seeds of a sample together, widened by how much "
     "the seeds differ beyond the noise of single answers (Student's t over seeds). p: exact sign test "
     "over samples, each with the sum of its changes over the seeds (with one seed: McNemar's exact test). Holm: "
-    "over the columns but that of all samples. † marks what is called a difference: three seeds or more, an "
-    "interval without zero, and p (Holm) below 0.05."
+    "over the columns but that of all samples. † marks what is called a difference: three seeds or more of every "
+    "model, an interval without zero, and p (Holm) below 0.05."
 )
 
 
