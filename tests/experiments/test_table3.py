@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lamer.cli import _main
+from lamer.experiments.table3 import PAPER_MODEL, summarize, to_markdown, truths_of
 from lamer.microworld import checkpoint_path
-from lamer.records import Diagnosis
+from lamer.records import Diagnosis, Query
 from lamer.run import Run
 
 LIMIT = ["--set", "queries.limit=48", "--set", "model.device=cpu", "--set", "retrieve.top_k=2"]
@@ -68,6 +71,25 @@ def test_a_diagnosed_run_with_labels_is_read_as_it_is(reproduced, tmp_path, caps
         sum(row.values()) for row in found["influences"].values()
     )
     assert not (reproduced / "seed-0" / "table3.json").exists()
+
+
+def test_with_the_papers_model_the_figures_are_of_e_care_alone(reproduced, tmp_path):
+    folder = Path(shutil.copytree(reproduced / "seed-0", tmp_path / "run"))
+    run = Run.existing(folder)
+    queries = list(run.table("queries", Query))
+    run.table("queries", Query).clear()
+    mixed = [
+        replace(query, source="hf://12ml/e-CARE:train" if n % 2 else "gsm8k") for n, query in enumerate(queries)
+    ]
+    run.table("queries", Query).write(0, mixed)
+    before = summarize([run], truths_of(run))
+    settings = folder / "lamer.yaml"
+    settings.write_text(settings.read_text().replace(str(checkpoint_path()), PAPER_MODEL))
+    found = summarize([run], truths_of(run))
+    assert (before.is_papers, found.is_papers) == (False, True)
+    assert before.num_queries + before.num_left_out == found.num_queries + found.num_left_out == len(queries)
+    assert 0 < found.num_queries <= len(queries) // 2 < before.num_queries
+    assert f"{found.num_queries} labelled queries of e-CARE (" in to_markdown(found)
 
 
 def test_queries_without_labels_are_refused(tmp_path, capsys):

@@ -156,6 +156,8 @@ def truths_of(run: Run) -> dict[str, Truth]:
 def summarize(runs: Sequence[Run], truths: Mapping[str, Truth]) -> Table3:
     """The figures of diagnosed runs of the same queries.
 
+    With the paper's model and some queries of e-CARE they are of these alone, as the paper's are.
+
     Raises:
         DataError: If no diagnosed query has a label.
     """
@@ -169,6 +171,10 @@ def summarize(runs: Sequence[Run], truths: Mapping[str, Truth]) -> Table3:
             f"{runs[0].path}: no diagnosed query with options has a label; give queries with answers, or run "
             "`lamer diagnose` first"
         )
+    ecare = {query.id for query in queries if _ECARE.search(query.source)}
+    is_papers = config.model.name.lower() == PAPER_MODEL.lower() and not ecare.isdisjoint(shared)
+    if is_papers:
+        shared = [name for name in shared if name in ecare]
     rows = [[by_id[name] for name in shared] for by_id in found]
     highest = [highest_significant(run.table("diagnoses", Diagnosis), config.diagnose.level) for run in runs]
     qualities, shares = {}, {}
@@ -191,8 +197,7 @@ def summarize(runs: Sequence[Run], truths: Mapping[str, Truth]) -> Table3:
         shares=shares,
         rules={name: counts.get(name, {}) for name in ("deficiencies_by_rule", "placebos")},
         effects=tabulate(runs[0].table("diagnoses", Diagnosis), answers),
-        is_papers=config.model.name.lower() == PAPER_MODEL.lower()
-        and all(_ECARE.search(query.source) for query in queries),
+        is_papers=is_papers,
     )
 
 
@@ -262,7 +267,8 @@ def to_markdown(table: Table3) -> str:
     """The tables as Markdown, with 95 % bootstrap intervals over queries."""
     num_runs = len(table.names)
     lines = [
-        f"{table.num_queries} labelled queries ({table.num_left_out} left out), "
+        f"{table.num_queries} labelled queries{' of e-CARE' if table.is_papers else ''} "
+        f"({table.num_left_out} left out), "
         f"{num_runs} run{'' if num_runs == 1 else 's'}; RE flags at {table.edge:g} nats, "
         f"calibrated RE at fdr({table.level:g})."
     ]
