@@ -7,6 +7,7 @@ from training_examples import make_example
 
 from lamer.config import load_config
 from lamer.testing import tiny_model
+from lamer.training import checkpoints
 
 
 @pytest.fixture
@@ -40,3 +41,23 @@ def settings(model_folder):
         return load_config({"model": {"name": str(model_folder), "device": "cpu"}}, pairs)
 
     return made
+
+
+@pytest.fixture
+def stopped_at(monkeypatch):
+    """`stopped_at(step, start)`: a training that Ctrl-C ends when that step has run."""
+
+    def stop_at(step, start):
+        record = checkpoints.OrderLog.record
+
+        def stop(self, number, ids):
+            record(self, number, ids)
+            if number == step:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints.OrderLog, "record", stop)
+            with pytest.raises(KeyboardInterrupt):
+                start()
+
+    return stop_at

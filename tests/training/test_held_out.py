@@ -287,21 +287,7 @@ def test_the_best_adapter_is_kept_and_patience_ends_the_training(chosen, choosin
     assert again == pytest.approx(found[best], rel=1e-5)
 
 
-def stopped_at(step, monkeypatch, run):
-    record = checkpoints.OrderLog.record
-
-    def stop(self, number, ids):
-        record(self, number, ids)
-        if number == step:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.OrderLog, "record", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run()
-
-
-def test_a_training_stopped_anywhere_chooses_the_same_adapter(chosen, choosing, tmp_path, monkeypatch):
+def test_a_training_stopped_anywhere_chooses_the_same_adapter(chosen, choosing, tmp_path, monkeypatch, stopped_at):
     result, whole, adapter = chosen
     for stop, is_torn in ((4, False), (7, True), (8, False), (10, True)):
         out, again = tmp_path / f"out{stop}", tmp_path / f"adapter{stop}"
@@ -309,7 +295,7 @@ def test_a_training_stopped_anywhere_chooses_the_same_adapter(chosen, choosing, 
         def start(out=out, again=again):
             return train_adapter(LESSONS, choosing(), out, again, held_out=FIRST)
 
-        stopped_at(stop, monkeypatch, start)
+        stopped_at(stop, start)
         if is_torn:  # so it goes on after the one before, with the best adapter of that time
             (checkpoints.checkpoints(out)[-1][1] / checkpoints.MARKER).unlink()
         assert start() == result

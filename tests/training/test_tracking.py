@@ -10,7 +10,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import TrainerCallback, integrations
 
 from lamer.errors import UsageError
-from lamer.training import checkpoints
 from lamer.training.tracking import FOLDER
 from lamer.training.trainer import train_adapter
 
@@ -41,19 +40,9 @@ def test_tensorboard_shows_every_step_of_the_log(config, examples, tmp_path):
     assert [step for step, _ in scalars(tmp_path / "out", "train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_training_that_goes_on_shows_every_step_once(config, examples, tmp_path, monkeypatch):
-    record = checkpoints.OrderLog.record
-
-    def stop(self, step, ids):
-        record(self, step, ids)
-        if step == 4:
-            raise KeyboardInterrupt
-
+def test_a_training_that_goes_on_shows_every_step_once(config, examples, tmp_path, stopped_at):
     out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.OrderLog, "record", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_adapter(examples, config, out, tmp_path / "adapter")
+    stopped_at(4, lambda: train_adapter(examples, config, out, tmp_path / "adapter"))
     assert [step for step, _ in scalars(out, "train/loss")] == [1, 2, 3]  # step 3 is lost: the checkpoint is of 2
     train_adapter(examples, config, out, tmp_path / "adapter")
     assert scalars(out, "train/loss") == logged(out, "loss")

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from lamer.errors import ModelError
 from lamer.testing import tiny_model
-from lamer.training import checkpoints, memory, trainer
+from lamer.training import memory, trainer
 from lamer.training.memory import Room, RoomFile, activation_bytes, fitting_tokens
 from lamer.training.trainer import completion_loss, train_adapter
 
@@ -129,25 +129,11 @@ def test_checkpointing_comes_when_one_example_does_not_fit(undisturbed, examples
     assert real(torch.device("cpu")) > 1e6
 
 
-def stopped_at(step, monkeypatch, run):
-    record = checkpoints.OrderLog.record
-
-    def stop(self, number, ids):
-        record(self, number, ids)
-        if number == step:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.OrderLog, "record", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run()
-
-
 DROPOUT = {**OPEN, "train.lora.dropout": 0.05, "train.gradient_checkpointing": "false"}
 
 
 def test_a_training_that_goes_on_keeps_its_micro_batches_whatever_is_free_now(
-    examples, settings, tmp_path, monkeypatch
+    examples, settings, tmp_path, monkeypatch, stopped_at
 ):
     """With dropout, whose masks depend on them."""
     config, out, adapter = settings(**DROPOUT), tmp_path / "out", tmp_path / "adapter"
@@ -156,7 +142,7 @@ def test_a_training_that_goes_on_keeps_its_micro_batches_whatever_is_free_now(
     def start():
         return train_adapter(examples, config, out, adapter)
 
-    stopped_at(3, monkeypatch, start)
+    stopped_at(3, start)
     assert (out / "room.json").exists()
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1.0)
     assert start() == whole
@@ -171,16 +157,16 @@ def test_a_training_that_goes_on_keeps_its_micro_batches_whatever_is_free_now(
 
 
 def test_a_training_that_starts_over_or_has_other_settings_measures_anew(
-    examples, settings, tmp_path, monkeypatch
+    examples, settings, tmp_path, monkeypatch, stopped_at
 ):
     config, out, adapter = settings(**DROPOUT), tmp_path / "out", tmp_path / "adapter"
 
     def start(config=config):
         return train_adapter(examples, config, out, adapter)
 
-    stopped_at(1, monkeypatch, start)  # before the first checkpoint
+    stopped_at(1, start)  # before the first checkpoint
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1.0)
-    stopped_at(3, monkeypatch, start)
+    stopped_at(3, start)
     assert json.loads((out / "room.json").read_text())["room"]["tokens"] == 64
     result = start(settings(**{**DROPOUT, "train.micro_batch_size": 3}))
     assert result.memory == "micro-batches of up to 3 examples, gradient checkpointing off"
@@ -201,7 +187,7 @@ def test_what_the_room_became_is_kept(tmp_path, settings):
 
 
 def test_a_training_killed_after_memory_ran_out_goes_on_in_the_smaller_micro_batches(
-    examples, settings, tmp_path, monkeypatch
+    examples, settings, tmp_path, monkeypatch, stopped_at
 ):
     config, out = settings(**{**DROPOUT, "train.micro_batch_size": 6}), tmp_path / "out"
     rows = []
@@ -217,7 +203,7 @@ def test_a_training_killed_after_memory_ran_out_goes_on_in_the_smaller_micro_bat
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "completion_loss", scarce)
-        stopped_at(3, monkeypatch, start)
+        stopped_at(3, start)
         assert max(rows) > 3
         kept = Room(**json.loads((out / "room.json").read_text())["room"])
         rows.clear()
