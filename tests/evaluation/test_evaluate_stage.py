@@ -47,7 +47,7 @@ def test_before_and_after_stand_in_one_table(run, adapter, settings):
     assert [row.text for row in base] != [row.text for row in lamer]
     assert result.counts["samples"] == len(ROWS)
     assert set(result.counts["methods"]) == {"base", "lamer"}
-    change = result.counts["lamer against base"]["all"]
+    change = result.counts["lamer against base"]["average"]
     assert change["remedied"] == sum(b.correct < a.correct for b, a in zip(base, lamer))
     assert change["broken"] == sum(b.correct > a.correct for b, a in zip(base, lamer))
     assert "McNemar" in result.notes[0]

@@ -279,7 +279,7 @@ def _comparisons(
 def _changes(overall: Comparison, by_benchmark: Mapping[str, Comparison]) -> dict[str, dict[str, float]]:
     adjusted = dict(zip(by_benchmark, holm([item.p_value for item in by_benchmark.values()])))
     rows = {name: _change(item) | {"p (Holm)": adjusted[name]} for name, item in by_benchmark.items()}
-    return {"all": _change(overall), **rows}
+    return {"average": _change(overall), **rows}
 
 
 def _change(item: Comparison) -> dict[str, float]:
