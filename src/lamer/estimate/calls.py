@@ -6,8 +6,9 @@ With a share r of items rejected, a unit with quota q is asked again for the n-t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lamer.config import TeacherSettings
 from lamer.estimate.known import Known
@@ -24,6 +25,8 @@ from lamer.teacher.ledger import LEDGER, Ledger
 from lamer.teacher.prices import price_of
 from lamer.teacher.requests import Message, user_message
 
+COLUMNS = ("calls", "prompt_tokens", "completion_tokens", "cost", "max_calls", "max_cost", "from_ledger")
+"""Fields of a line that add up."""
 FACTS = "facts"
 FACT_REPLY_TOKENS = 300
 """Tokens of a reply with facts, where it was not measured."""
@@ -50,16 +53,18 @@ class Line:
     """Calls that are paid for already."""
 
     def times(self, number: int) -> Line:
-        """The same, asked for so many times."""
-        return replace(
-            self,
-            calls=self.calls * number,
-            prompt_tokens=self.prompt_tokens * number,
-            completion_tokens=self.completion_tokens * number,
-            cost=None if self.cost is None else self.cost * number,
-            max_calls=self.max_calls * number,
-            max_cost=None if self.max_cost is None else self.max_cost * number,
-        )
+        """The same, asked for so many times; what is paid for already is paid once."""
+        added = {name: getattr(self, name) for name in COLUMNS if name != "from_ledger"}
+        changes: dict[str, Any] = {
+            name: None if value is None else value * number for name, value in added.items()
+        }
+        return replace(self, **changes)
+
+
+def total(lines: Iterable[Line], column: str) -> Any:
+    """Sum of one of `COLUMNS`; None when a line does not know it."""
+    values = [getattr(line, column) for line in lines]
+    return None if None in values else sum(values)
 
 
 def fact_lines(known: Known) -> Iterator[Line]:
@@ -72,7 +77,7 @@ def fact_lines(known: Known) -> Iterator[Line]:
         return
     num_calls = known.num_queries if is_math else len(prompts)
     mean = sum(known.counter.messages(messages) for messages in prompts) / len(prompts)
-    known.basis.append(f"tokens of a reply with facts: {FACT_REPLY_TOKENS}, assumed; each is asked for once")
+    known.assume(f"tokens of a reply with facts: {FACT_REPLY_TOKENS}, assumed; each is asked for once")
     tries = num_calls * known.settings.max_tries
     yield _line(known, FACTS, None, num_calls, mean, num_calls * FACT_REPLY_TOKENS, most=tries)
     if known.run is not None and (known.run.path / LEDGER).exists():
@@ -177,7 +182,7 @@ def _check_lines(known: Known, units: Sequence[Units]) -> Iterator[Line]:
         if not cost.calls:
             continue
         times = cost.calls / 1000
-        known.basis.append(f"{cost.check}: {cost.prompt_tokens / cost.calls:.0f} tokens of prompt, assumed")
+        known.assume(f"{cost.check}: {cost.prompt_tokens / cost.calls:.0f} tokens of prompt, assumed")
         yield _line(
             known, cost.check, None, kept * times, cost.prompt_tokens / cost.calls,
             kept * cost.completion_tokens / 1000, most=round(most * times),

@@ -15,7 +15,7 @@ from lamer.config import Config
 from lamer.diagnosis.selection import num_replay
 from lamer.diagnosis.workload import Workload, workload
 from lamer.errors import LamerError
-from lamer.estimate.calls import FACTS, Line, example_lines, fact_lines, naive_lines, trial_lines
+from lamer.estimate.calls import COLUMNS, FACTS, Line, example_lines, fact_lines, naive_lines, total, trial_lines
 from lamer.estimate.compute import TEMPLATE_TOKENS, Compute, Machine, Plan, compute, model_size, num_samples
 from lamer.estimate.known import Known
 from lamer.estimate.units import Units, is_written, units_of
@@ -55,13 +55,12 @@ class Estimate:
 
     def total(self, name: str) -> float | None:
         """Sum of a column of the lines; None when one of them is not known."""
-        values = [getattr(line, name) for line in self.lines]
-        return None if any(value is None for value in values) else sum(values)
+        found: float | None = total(self.lines, name)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, totals included."""
-        names = ("calls", "prompt_tokens", "completion_tokens", "cost", "max_calls", "max_cost", "from_ledger")
-        return asdict(self) | {"total": {name: self.total(name) for name in names}}
+        return asdict(self) | {"total": {name: self.total(name) for name in COLUMNS}}
 
 
 def estimate(
@@ -138,31 +137,27 @@ def _later_lines(known: Known, units: Sequence[Units]) -> list[Line]:
     left = 0 if known.is_complete("rounds") else known.config.rounds - max(len(done), 1)
     if left < 1:
         return []
-    known.basis.append(
+    known.assume(
         f"{LATER}: {left}, each with as many deficiencies as the first, assumed; fewer where training helps, and "
         "a ceiling (max_cost, max_calls) holds for all rounds together"
     )
-    basis = list(known.basis)
-    found: dict[tuple[str, str], Line] = {}
+    found: dict[tuple[str, str], list[Line]] = {}
     for line in example_lines(known, [row.unpaid() for row in units]):
-        key = (line.purpose, line.model)
-        found[key] = _sum(found[key], line) if key in found else line
-    known.basis[:] = basis  # what the first round has told already
-    return [replace(line, purpose=f"{line.purpose}, {LATER}", tier=None).times(left) for line in found.values()]
+        found.setdefault((line.purpose, line.model), []).append(line)
+    return [
+        replace(
+            lines[0],
+            purpose=f"{purpose}, {LATER}",
+            tier=None,
+            **{name: total(lines, name) for name in COLUMNS},
+        ).times(left)
+        for (purpose, _), lines in found.items()
+    ]
 
 
 def _has_examples(run: Run) -> bool:
     entry = run.manifest().get("synthesize")
     return entry is not None and entry.status == "complete"
-
-
-def _sum(one: Line, other: Line) -> Line:
-    def total(name: str) -> Any:
-        values = (getattr(one, name), getattr(other, name))
-        return None if None in values else sum(values)
-
-    names = ("calls", "prompt_tokens", "completion_tokens", "cost", "max_calls", "max_cost", "from_ledger")
-    return replace(one, **{name: total(name) for name in names})
 
 
 def _diagnosis(known: Known) -> Workload | None:
@@ -238,7 +233,7 @@ def _read_tokens(known: Known, diagnosis: Workload | None) -> float:
     texts = [f"{query.text} {' '.join(query.options or ())}" for query in known.sample]
     question = sum(known.counter.count(text) for text in texts) / max(len(texts), 1)
     fact = known.counter.count(known.fact_text())
-    known.basis.append(f"tokens of the diagnosis counted by: {known.counter.name}, not the model's tokenizer")
+    known.assume(f"tokens of the diagnosis counted by: {known.counter.name}, not the model's tokenizer")
     return diagnosis.prompts * (question + TEMPLATE_TOKENS) + diagnosis.pairs * fact
 
 

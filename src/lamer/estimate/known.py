@@ -51,6 +51,11 @@ class Known:
         self.rejection = self._rejection_rate(rejection_rate)
         self.sample, self.num_queries = self._queries()
 
+    def assume(self, text: str) -> None:
+        """Add to `basis` what is not told there yet."""
+        if text not in self.basis:
+            self.basis.append(text)
+
     def has(self, table: str) -> bool:
         """Whether the run has begun a table."""
         return self.run is not None and self.run.table(table, Query).has(0)
@@ -97,7 +102,7 @@ class Known:
         paths, limit = self.config.queries.path, self.config.queries.limit
         if all(path in ROWS for path in paths) and any(path.startswith("hf://") for path in paths):
             total = min(sum(ROWS[path] for path in paths), limit or sys.maxsize)
-            self.basis.append(f"queries: {total:,} as the data sets' cards say, all like one of typical length")
+            self.assume(f"queries: {total:,} as the data sets' cards say, all like one of typical length")
             return [TYPICAL_QUERY], total
         from lamer.queries import load_queries
 
@@ -109,12 +114,12 @@ class Known:
     def _rejection_rate(self, given: float | None) -> float:
         counts = self.counts("synthesize")
         if given is not None:
-            self.basis.append(f"share of items rejected: {given:g}, as given")
+            self.assume(f"share of items rejected: {given:g}, as given")
             return given
         items = counts.get("items", {}).get("total", 0) - counts.get("rejected", {}).get("surplus", 0)
         if items > 0:
             rate: float = round(1 - counts["items"]["kept"] / items, 4)
-            self.basis.append(f"share of items rejected: {rate:g}, measured on the {items} of this run")
+            self.assume(f"share of items rejected: {rate:g}, measured on the {items} of this run")
             return min(rate, 0.99)
-        self.basis.append(f"share of items rejected: {REJECTION_RATE:g}, assumed")
+        self.assume(f"share of items rejected: {REJECTION_RATE:g}, assumed")
         return REJECTION_RATE

@@ -68,9 +68,9 @@ def _selected(known: Known, run: Run) -> list[Units]:
     requests, answered = asked[best], found_by_form[best]
     if replied := sum(unit.quota for unit, reply in zip(units, answered) if reply is not None):
         known.example_tokens = sum(reply for reply in answered if reply is not None) / replied
-        known.basis.append(f"tokens of an example: {known.example_tokens:.0f}, measured on {replied} of this run")
+        known.assume(f"tokens of an example: {known.example_tokens:.0f}, measured on {replied} of this run")
     else:
-        known.basis.append(f"tokens of an example in a reply: {EXAMPLE_TOKENS}, assumed")
+        known.assume(f"tokens of an example in a reply: {EXAMPLE_TOKENS}, assumed")
     groups: dict[tuple[Tier, int], list[int]] = {}
     for number, unit in enumerate(units):
         groups.setdefault((unit.tier, unit.quota), []).append(number)
@@ -113,8 +113,8 @@ def _at_most(known: Known) -> list[Units]:
             found.append(Units(tier, quota, taken, _prompt_tokens(known, quota)))
     if replayed := min(num_replay(select.replay, examples), known.num_queries):
         found.append(Units("below", 1, replayed, _prompt_tokens(known, 1)))
-    known.basis.append(f"tokens of an example in a reply: {EXAMPLE_TOKENS}, assumed")
-    known.basis.append(f"deficiencies: at most {bound}, all as severe as the settings allow; diagnose to know")
+    known.assume(f"tokens of an example in a reply: {EXAMPLE_TOKENS}, assumed")
+    known.assume(f"deficiencies: at most {bound}, all as severe as the settings allow; diagnose to know")
     return list(reversed(found))
 
 
