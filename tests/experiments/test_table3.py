@@ -89,7 +89,13 @@ def test_with_the_papers_model_the_figures_are_of_e_care_alone(reproduced, tmp_p
     assert (before.is_papers, found.is_papers) == (False, True)
     assert before.num_queries + before.num_left_out == found.num_queries + found.num_left_out == len(queries)
     assert 0 < found.num_queries <= len(queries) // 2 < before.num_queries
-    assert f"{found.num_queries} labelled queries of e-CARE (" in to_markdown(found)
+    text = to_markdown(found)
+    assert f"{found.num_queries} labelled queries of e-CARE (" in text
+    assert "Deficient pairs by either rule (of all queries): " in text
+    pairs = [
+        sum(sum(row.values()) for row in table.effects.to_json()["outcomes"].values()) for table in (before, found)
+    ]
+    assert 0 < pairs[1] < pairs[0], "GSM8K's pairs do not count among e-CARE's"
 
 
 def test_queries_without_labels_are_refused(tmp_path, capsys):

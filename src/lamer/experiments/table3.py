@@ -175,6 +175,8 @@ def summarize(runs: Sequence[Run], truths: Mapping[str, Truth]) -> Table3:
     is_papers = config.model.name.lower() == PAPER_MODEL.lower() and not ecare.isdisjoint(shared)
     if is_papers:
         shared = [name for name in shared if name in ecare]
+        answers = {name: index for name, index in answers.items() if name in ecare}
+    diagnoses = (row for row in runs[0].table("diagnoses", Diagnosis) if not is_papers or row.query_id in ecare)
     rows = [[by_id[name] for name in shared] for by_id in found]
     highest = [highest_significant(run.table("diagnoses", Diagnosis), config.diagnose.level) for run in runs]
     qualities, shares = {}, {}
@@ -196,7 +198,7 @@ def summarize(runs: Sequence[Run], truths: Mapping[str, Truth]) -> Table3:
         qualities=qualities,
         shares=shares,
         rules={name: counts.get(name, {}) for name in ("deficiencies_by_rule", "placebos")},
-        effects=tabulate(runs[0].table("diagnoses", Diagnosis), answers),
+        effects=tabulate(diagnoses, answers),
         is_papers=is_papers,
     )
 
@@ -284,9 +286,13 @@ def to_markdown(table: Table3) -> str:
         printed = {name: [f"{value:.2f}" for value in row] for name, row in paper_table3().items()}
         lines += _rows("probe", ("precision", "recall", "F1"), printed)
     rules = table.rules["deficiencies_by_rule"]
-    lines += ["", "Deficient pairs by either rule: " + ", ".join(f"{k} {_cell(v)}" for k, v in rules.items())]
+    whole = " (of all queries)" if table.is_papers else ""
+    lines += [
+        "",
+        f"Deficient pairs by either rule{whole}: " + ", ".join(f"{k} {_cell(v)}" for k, v in rules.items()),
+    ]
     placebos = table.rules["placebos"]
-    lines += ["Placebo facts: " + ", ".join(f"{k} {_cell(v)}" for k, v in placebos.items())]
+    lines += [f"Placebo facts{whole}: " + ", ".join(f"{k} {_cell(v)}" for k, v in placebos.items())]
     for title, grid in table.effects.to_json().items():
         body = {tier: [_cell(count) for count in row.values()] for tier, row in grid.items()}
         lines += [
