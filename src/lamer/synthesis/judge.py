@@ -128,7 +128,7 @@ def parse_verdict(text: str) -> Verdict | None:
     Labels may be written in any case, with Markdown, as JSON or with words behind the yes or no; four numbered
     lines of yes or no are understood as well. What a reasoning model thinks aloud before is not read.
     """
-    from lamer.evaluation.extraction.extract import after_thinking
+    from lamer.evaluation.extraction.wording import after_thinking
 
     reply = after_thinking(text)
     found = {name: _answers(reply, point) for name, point in _POINTS.items()}

@@ -22,12 +22,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lamer.evaluation.extraction.choice import choice
-from lamer.evaluation.extraction.free import MAX_PHRASE_WORDS, MAX_STATED_WORDS, free_answer
+from lamer.evaluation.extraction.free import free_answer
 from lamer.evaluation.extraction.numerals import is_same_number, value
 from lamer.evaluation.extraction.statements import behind_withdrawal
 from lamer.evaluation.extraction.wording import after_thinking, key, normal
-
-__all__ = ["MAX_PHRASE_WORDS", "MAX_STATED_WORDS", "after_thinking", "extract_answer", "is_correct"]
 
 
 def extract_answer(text: str, options: Sequence[str] = (), *, is_cut: bool = False) -> str | None:
