@@ -143,7 +143,8 @@ def rounds_table(runs: list[SeedRun]) -> list[str]:
 def report(out: Path) -> str:
     runs = list(finished(out))
     models = read_scores(runs)
-    lines = [f"seeds { ({model.model: list(model.seeds) for model in models}) }", "", *score_table(models), ""]
+    seeds = {model.model: list(model.seeds) for model in models}
+    lines = [f"seeds {seeds}", "", *score_table(models), ""]
     lines += [*difference_table(models, PAIRS), "", *rounds_table(runs), "", machine()]
     return "\n".join(lines)
 

@@ -126,6 +126,17 @@ def test_figure_7_takes_an_encoder_and_other_targets_refuse_one(out, tmp_path, c
     assert found["seed-0"]["vectors"].startswith("sentence encoder ")
 
 
+def test_an_experiment_file_sets_seeds_and_examples_too(tmp_path):
+    file = tmp_path / "own.yaml"
+    methods = "{base: {title: Base, data: none}, naive: {title: Naive, data: random facts}}"
+    file.write_text(f"seeds: 2\nexamples: 5\nmethods: {methods}\n")
+    folder = tmp_path / "out"
+    assert _main(["reproduce", "table2", "--out", str(folder), "--methods", str(file), *SMALL]) == 0
+    runs = list(seed_runs(folder))
+    assert [run.seed for run in runs] == [0, 1]
+    assert [[method.num_examples for method in run.methods()] for run in runs] == [[0, 5]] * 2
+
+
 def test_methods_of_ones_own_are_added_behind_those_there(out, tmp_path, capsys):
     import shutil
 
